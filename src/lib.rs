@@ -1,0 +1,4 @@
+//! Bundlehook brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
+
+pub mod model;
+pub mod wire;

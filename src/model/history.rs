@@ -1,0 +1,345 @@
+//! The history of settings and states: which webhooks want a message, decided by what was in force at its arrival.
+//!
+//! Every process reads the same two topics, so every process, and every rebuild, decides alike.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    ids::{WebhookId, WorkspaceId},
+    time::Millis,
+    webhook::{Activation, Webhook},
+    window::Granularity,
+};
+
+/// A change of settings counts from this long after the broker's timestamp of its record.
+pub const COUNTS_AFTER: Duration = Duration::from_secs(5);
+
+/// How long bundles of a webhook that the system disabled are collected and held.
+pub const HOLD: Duration = Duration::from_hours(7 * 24);
+
+/// Where a record of `webhook-settings` or `webhook-states` stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The broker's timestamp.
+    pub at: Millis,
+    /// Its offset.
+    pub offset: i64,
+}
+
+/// What the system and the commands decide about a webhook (topic `webhook-states`).
+#[derive(Debug, Clone)]
+pub enum State {
+    /// Its last enabling, kept since compaction removes the records that show it.
+    Activation(Activation),
+    /// The system disabled it.
+    Disabled(Disabled),
+    /// Bundles whose last message arrived before this are dropped.
+    Cut(Millis),
+    /// The settings in force where the latest record of `webhook-settings` is unusable.
+    InForce(Box<Webhook>),
+}
+
+/// A disabling by the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disabled {
+    /// It counts only for this activation.
+    pub activation: Activation,
+    /// When.
+    pub at: Millis,
+}
+
+/// One version of a webhook's settings.
+#[derive(Debug, Clone)]
+struct Change {
+    counts_from: Millis,
+    /// None: deleted.
+    settings: Option<Arc<Webhook>>,
+}
+
+impl Change {
+    fn is_on(&self) -> bool {
+        self.settings.as_ref().is_some_and(|webhook| webhook.enabled)
+    }
+}
+
+/// What is known of one webhook.
+#[derive(Debug, Clone, Default)]
+struct WebhookHistory {
+    changes: Vec<Change>,
+    activation: Option<Activation>,
+    /// The activation that `webhook-states` holds.
+    stored_activation: Option<Activation>,
+    disabled: Option<Disabled>,
+    cut: Option<Millis>,
+}
+
+impl WebhookHistory {
+    fn at(&self, arrived: Millis) -> Option<&Arc<Webhook>> {
+        let change = self.changes.iter().rev().find(|change| change.counts_from <= arrived)?;
+        change.settings.as_ref()
+    }
+
+    fn latest(&self) -> Option<&Arc<Webhook>> {
+        self.changes.last()?.settings.as_ref()
+    }
+
+    /// The disabling that counts for the present activation.
+    fn disabled(&self) -> Option<Disabled> {
+        self.disabled.filter(|disabled| Some(disabled.activation) >= self.activation)
+    }
+
+    fn change(&mut self, place: Place, settings: Option<Arc<Webhook>>) {
+        let was_on = self.changes.last().is_some_and(|last| {
+            last.is_on()
+                && last.settings.as_ref().map(|webhook| &webhook.workspace_id)
+                    == settings.as_ref().map(|webhook| &webhook.workspace_id)
+        });
+        let first = self.changes.is_empty();
+        let same = self.changes.last().is_some_and(|last| {
+            last.settings.as_ref().map(|webhook| webhook.fingerprint)
+                == settings.as_ref().map(|webhook| webhook.fingerprint)
+        });
+        if same {
+            return;
+        }
+        // Brokers' clocks may step back when a leader changes; the order of the log stands.
+        let floor = self.changes.last().map_or(Millis(i64::MIN), |last| last.counts_from);
+        let change = Change { counts_from: (place.at + COUNTS_AFTER).max(floor), settings };
+        let turns_on = change.is_on() && !was_on;
+        // The first record that is left after compaction need not be the one that enabled it.
+        if turns_on && !(first && self.stored_activation.is_some()) {
+            let activation = Activation { at: place.at.0, topic: 0, offset: place.offset };
+            self.activation = self.activation.max(Some(activation));
+        }
+        self.changes.push(change);
+    }
+
+    fn owner_dropped(&self, arrived: Millis) -> bool {
+        let switched_off = self.changes.iter().rev().find(|change| !change.is_on());
+        switched_off.is_some_and(|change| arrived < change.counts_from) || self.cut.is_some_and(|cut| arrived < cut)
+    }
+}
+
+/// What is in force for a webhook now.
+#[derive(Debug, Clone)]
+pub struct Current {
+    /// Its settings.
+    pub webhook: Arc<Webhook>,
+    /// Its last enabling.
+    pub activation: Activation,
+    /// Set while the system has it disabled.
+    pub disabled: Option<Disabled>,
+}
+
+/// All webhooks that are or were, by the log.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    webhooks: HashMap<WebhookId, WebhookHistory>,
+    by_workspace: HashMap<WorkspaceId, BTreeSet<WebhookId>>,
+}
+
+impl Directory {
+    /// Takes in a record of `webhook-settings`; none is a tombstone.
+    pub fn change(&mut self, place: Place, id: &WebhookId, settings: Option<Webhook>) {
+        if let Some(webhook) = &settings {
+            let ids = self.by_workspace.entry(webhook.workspace_id.clone()).or_default();
+            ids.insert(id.clone());
+        }
+        self.webhooks.entry(id.clone()).or_default().change(place, settings.map(Arc::new));
+    }
+
+    /// Takes in a record of `webhook-states`.
+    pub fn state(&mut self, place: Place, id: &WebhookId, state: State) {
+        if let State::InForce(webhook) = state {
+            // Only where the topic of settings has nothing usable left.
+            if self.current(id).is_none() {
+                self.change(place, id, Some(*webhook));
+            }
+            return;
+        }
+        let history = self.webhooks.entry(id.clone()).or_default();
+        match state {
+            State::Activation(activation) => {
+                history.stored_activation = history.stored_activation.max(Some(activation));
+                let initial = history.changes.len() <= 1;
+                let known = if initial { None } else { history.activation };
+                history.activation = known.max(Some(activation));
+            }
+            State::Disabled(disabled) => history.disabled = Some(disabled),
+            State::Cut(before) => history.cut = history.cut.max(Some(before)),
+            State::InForce(_) => {}
+        }
+    }
+
+    /// The webhooks that a workspace has or had, in the order of their ids.
+    pub fn webhooks_of(&self, workspace: &str) -> impl Iterator<Item = &WebhookId> {
+        self.by_workspace.get(workspace).into_iter().flatten()
+    }
+
+    /// True if the workspace has or had a webhook.
+    #[must_use]
+    pub fn knows(&self, workspace: &str) -> bool {
+        self.by_workspace.contains_key(workspace)
+    }
+
+    /// The granularity under which a webhook wanted the messages of a workspace that arrived at a time, if it did.
+    #[must_use]
+    pub fn wanted(&self, id: &WebhookId, workspace: &str, arrived: Millis) -> Option<Granularity> {
+        let history = self.webhooks.get(id)?;
+        let webhook = history.at(arrived).filter(|webhook| webhook.enabled)?;
+        let expired = history.disabled().is_some_and(|disabled| arrived >= disabled.at + HOLD);
+        (webhook.workspace_id.as_str() == workspace && !expired).then_some(webhook.granularity)
+    }
+
+    /// True if what arrived at this time is dropped: the owner switched the webhook off or deleted it since, or had
+    /// what was waiting discarded.
+    #[must_use]
+    pub fn owner_dropped(&self, id: &WebhookId, arrived: Millis) -> bool {
+        self.webhooks.get(id).is_none_or(|history| history.owner_dropped(arrived))
+    }
+
+    /// What is in force for a webhook by the latest records; none if it is deleted or was never known.
+    #[must_use]
+    pub fn current(&self, id: &WebhookId) -> Option<Current> {
+        let history = self.webhooks.get(id)?;
+        let webhook = history.latest()?.clone();
+        let activation = history.activation.unwrap_or_default();
+        Some(Current { webhook, activation, disabled: history.disabled() })
+    }
+
+    /// The activations that `webhook-states` does not hold yet; whoever reads them stores them.
+    #[must_use]
+    pub fn unstored_activations(&self) -> Vec<(Arc<Webhook>, Activation)> {
+        let unstored = |history: &WebhookHistory| {
+            let activation = history.activation.filter(|known| Some(*known) > history.stored_activation)?;
+            Some((history.latest()?.clone(), activation))
+        };
+        self.webhooks.values().filter_map(unstored).collect()
+    }
+
+    /// How many webhooks exist.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.webhooks.values().filter(|history| history.latest().is_some()).count()
+    }
+
+    /// True if no webhook exists.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    const WS: &str = "ws-acme";
+
+    fn settings(granularity: &str, enabled: bool) -> Webhook {
+        let json = serde_json::json!({
+            "webhook_id": "wh-1", "workspace_id": WS, "url": "https://hooks.example/x", "enabled": enabled,
+            "granularity": granularity, "owner": {"full_name": "A", "email": "a@acme.example"},
+        });
+        wire::settings::decode(json.to_string().as_bytes()).unwrap()
+    }
+
+    fn id() -> WebhookId {
+        WebhookId::parse("wh-1").unwrap()
+    }
+
+    fn at(seconds: i64) -> Millis {
+        Millis(seconds * 1000)
+    }
+
+    fn place(seconds: i64) -> Place {
+        Place { at: at(seconds), offset: seconds }
+    }
+
+    fn wanted(directory: &Directory, seconds: i64) -> Option<Granularity> {
+        directory.wanted(&id(), WS, at(seconds))
+    }
+
+    #[test]
+    fn a_change_counts_from_five_seconds_after_it() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("none", true)));
+        directory.change(place(20), &id(), Some(settings("6h", true)));
+        assert_eq!(wanted(&directory, 14), None);
+        assert_eq!(wanted(&directory, 15), Some(Granularity::None));
+        assert_eq!(wanted(&directory, 24), Some(Granularity::None));
+        assert_eq!(wanted(&directory, 25), Some(Granularity::SixHours));
+    }
+
+    #[test]
+    fn what_arrived_before_the_owner_switched_off_is_dropped() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        assert!(!directory.owner_dropped(&id(), at(50)));
+        directory.change(place(60), &id(), Some(settings("1h", false)));
+        directory.change(place(90), &id(), Some(settings("1h", true)));
+        assert!(directory.owner_dropped(&id(), at(50)));
+        assert!(!directory.owner_dropped(&id(), at(95)));
+        assert_eq!(wanted(&directory, 70), None);
+    }
+
+    #[test]
+    fn publishing_the_same_again_or_editing_does_not_touch_the_activation() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        directory.change(place(20), &id(), Some(settings("1h", true)));
+        directory.change(place(30), &id(), Some(settings("6h", true)));
+        assert_eq!(directory.current(&id()).unwrap().activation, Activation { at: 10_000, topic: 0, offset: 10 });
+        directory.change(place(40), &id(), Some(settings("6h", false)));
+        directory.change(place(50), &id(), Some(settings("6h", true)));
+        assert_eq!(directory.current(&id()).unwrap().activation.offset, 50);
+    }
+
+    #[test]
+    fn a_stored_activation_outlives_the_compaction_of_the_record_that_made_it() {
+        let activation = Activation { at: 10_000, topic: 0, offset: 10 };
+        let disabled = Disabled { activation, at: at(20) };
+        for settings_first in [true, false] {
+            let mut directory = Directory::default();
+            if settings_first {
+                directory.change(place(99), &id(), Some(settings("1h", true)));
+            }
+            directory.state(place(11), &id(), State::Activation(activation));
+            directory.state(place(20), &id(), State::Disabled(disabled));
+            if !settings_first {
+                directory.change(place(99), &id(), Some(settings("1h", true)));
+            }
+            let current = directory.current(&id()).unwrap();
+            assert_eq!(current.activation, activation, "settings first: {settings_first}");
+            assert_eq!(current.disabled, Some(disabled));
+        }
+    }
+
+    #[test]
+    fn a_disabling_counts_only_for_the_activation_it_names() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        let activation = directory.current(&id()).unwrap().activation;
+        directory.state(place(20), &id(), State::Disabled(Disabled { activation, at: at(20) }));
+        assert!(directory.current(&id()).unwrap().disabled.is_some());
+        assert_eq!(wanted(&directory, 30), Some(Granularity::OneHour), "collecting goes on");
+        assert_eq!(wanted(&directory, 20 + 7 * 86_400), None, "for seven days");
+        let again = Activation { at: 40_000, topic: 1, offset: 3 };
+        directory.state(place(40), &id(), State::Activation(again));
+        assert!(directory.current(&id()).unwrap().disabled.is_none());
+    }
+
+    #[test]
+    fn a_webhook_of_another_workspace_wants_nothing() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        assert_eq!(directory.wanted(&id(), "ws-other", at(60)), None);
+        assert!(!directory.knows("ws-other"));
+        assert!(directory.owner_dropped(&WebhookId::parse("wh-2").unwrap(), at(60)), "nobody wants it");
+    }
+}

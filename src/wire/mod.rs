@@ -1,0 +1,16 @@
+//! Bytes to model and back: one file per stored or sent format. The schemas of those that leave the process are in
+//! `schemas/`.
+
+pub mod attempt;
+pub mod body;
+pub mod bundle;
+pub mod event;
+pub mod metadata;
+pub mod notice;
+pub mod poison;
+pub mod settings;
+pub mod state;
+mod text;
+pub mod window_log;
+
+pub use poison::{Poison, PoisonReason};

@@ -1,0 +1,101 @@
+//! Records that can't be processed, and why.
+
+use std::fmt;
+
+/// The closed set of reasons for a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PoisonReason {
+    /// The record has no value.
+    NullValue,
+    /// The value is not UTF-8.
+    InvalidUtf8,
+    /// The value is not JSON.
+    InvalidJson,
+    /// A required field is missing or null.
+    MissingField,
+    /// A field has the wrong type or an impossible value.
+    InvalidField,
+    /// A record of `webhook-settings` can't be used.
+    InvalidSettings,
+}
+
+impl PoisonReason {
+    /// Every reason, for metrics.
+    pub const ALL: [Self; 6] = [
+        Self::NullValue,
+        Self::InvalidUtf8,
+        Self::InvalidJson,
+        Self::MissingField,
+        Self::InvalidField,
+        Self::InvalidSettings,
+    ];
+
+    /// The reason as a header value and a metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NullValue => "null_value",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::InvalidJson => "invalid_json",
+            Self::MissingField => "missing_field",
+            Self::InvalidField => "invalid_field",
+            Self::InvalidSettings => "invalid_settings",
+        }
+    }
+}
+
+/// A record that can't be processed. The detail names the field, what it holds if that is no customer's text, and
+/// what is expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Poison {
+    /// The kind of trouble.
+    pub reason: PoisonReason,
+    /// For people.
+    pub detail: String,
+}
+
+impl Poison {
+    pub(super) fn missing(field: &str) -> Self {
+        Self { reason: PoisonReason::MissingField, detail: format!("`{field}` is missing or null") }
+    }
+
+    pub(super) fn invalid(field: &str, problem: impl fmt::Display) -> Self {
+        Self { reason: PoisonReason::InvalidField, detail: format!("`{field}` {problem}") }
+    }
+
+    pub(super) fn utf8(error: std::str::Utf8Error) -> Self {
+        let detail = format!("the value is not UTF-8 from byte {} on", error.valid_up_to());
+        Self { reason: PoisonReason::InvalidUtf8, detail }
+    }
+
+    /// Names the field that a JSON error belongs to, by its path.
+    pub(super) fn json(error: serde_path_to_error::Error<serde_json::Error>) -> Self {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if inner.is_data() && path != "." {
+            return Self::invalid(&path, format_args!("is {}", Redacted(&inner)));
+        }
+        if inner.is_data() {
+            let detail = format!("the value is {}", Redacted(&inner));
+            return Self { reason: PoisonReason::InvalidField, detail };
+        }
+        Self { reason: PoisonReason::InvalidJson, detail: format!("the value is not JSON: {}", Redacted(&inner)) }
+    }
+}
+
+/// A JSON error without the content it quotes, which may be a customer's text.
+struct Redacted<'a>(&'a serde_json::Error);
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        let text = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: ")).unwrap_or(&text);
+        match (text.find('"'), text.rfind('"')) {
+            (Some(first), Some(last)) if first < last => {
+                write!(f, "{}…{}", &text[..=first], &text[last..])
+            }
+            _ => f.write_str(text),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Records of `webhook-settings` (schemas/webhook-settings.json).
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use http::{HeaderName, HeaderValue};
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+
+use super::{
+    poison::{Poison, PoisonReason},
+    text::Object,
+};
+use crate::model::{
+    ids::{WebhookId, WorkspaceId},
+    webhook::{Owner, SuccessRule, Webhook, is_reserved_header},
+    window::Granularity,
+};
+
+/// The most signing secrets a webhook may have: two, for rotation.
+const MAX_SECRETS: usize = 2;
+
+/// The most deliveries a second that may be asked for.
+const MAX_PER_SECOND: u16 = 1_000;
+
+#[derive(Deserialize)]
+struct RawSettings {
+    webhook_id: WebhookId,
+    workspace_id: WorkspaceId,
+    label: Option<String>,
+    url: String,
+    enabled: Option<bool>,
+    granularity: Option<Granularity>,
+    success: Option<SuccessRule>,
+    max_per_second: Option<u16>,
+    secrets: Option<Vec<SecretText>>,
+    headers: Option<BTreeMap<String, SecretText>>,
+    owner: Owner,
+    version: Option<u64>,
+}
+
+/// A value that never shows in an error.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct SecretText(String);
+
+/// Reads one record.
+///
+/// # Errors
+/// [`Poison`] that names the field, the value unless it is secret, and what is expected.
+pub fn decode(value: &[u8]) -> Result<Webhook, Poison> {
+    let text = std::str::from_utf8(value).map_err(Poison::utf8)?;
+    let Object(raw): Object<RawSettings> =
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(Poison::json)?;
+    raw.into_webhook(text).map_err(|detail| Poison { reason: PoisonReason::InvalidSettings, detail })
+}
+
+impl RawSettings {
+    fn into_webhook(self, text: &str) -> Result<Webhook, String> {
+        let url = parse_url(&self.url)?;
+        let label = self.label.filter(|label| !label.trim().is_empty());
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Ok(Webhook {
+            webhook_id: self.webhook_id,
+            workspace_id: self.workspace_id,
+            label: label.unwrap_or_else(|| url.host_str().unwrap_or_default().to_owned()),
+            url,
+            enabled: self.enabled.unwrap_or(true),
+            granularity: self.granularity.unwrap_or_default(),
+            success: self.success.unwrap_or_default(),
+            max_per_second: parse_rate(self.max_per_second)?,
+            secrets: parse_secrets(self.secrets.unwrap_or_default())?,
+            headers: parse_headers(self.headers.unwrap_or_default())?,
+            owner: self.owner,
+            version: self.version.unwrap_or(1),
+            fingerprint: hasher.finish(),
+        })
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    let expected = "expected an absolute `http` or `https` URL";
+    let url = Url::parse(text).map_err(|error| format!("`url` is `{text}` ({error}), {expected}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("`url` has the scheme `{}`, {expected}", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("`url` holds a user name or password, expected them in the header `authorization`".to_owned());
+    }
+    Ok(url)
+}
+
+fn parse_rate(rate: Option<u16>) -> Result<Option<u16>, String> {
+    match rate {
+        Some(rate) if !(1..=MAX_PER_SECOND).contains(&rate) => {
+            Err(format!("`max_per_second` is `{rate}`, expected null or 1 to {MAX_PER_SECOND}"))
+        }
+        rate => Ok(rate),
+    }
+}
+
+fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> {
+    if secrets.len() > MAX_SECRETS {
+        return Err(format!("`secrets` has {} entries, expected at most {MAX_SECRETS}", secrets.len()));
+    }
+    let check = |(index, SecretText(secret)): (usize, SecretText)| {
+        let usable = secret.starts_with("whsec_") && standardwebhooks::Webhook::new(&secret).is_ok();
+        let problem = || format!("`secrets[{index}]` is not a Standard Webhooks secret, expected `whsec_` and base64");
+        usable.then(|| SecretString::from(secret)).ok_or_else(problem)
+    };
+    secrets.into_iter().enumerate().map(check).collect()
+}
+
+fn parse_headers(headers: BTreeMap<String, SecretText>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let parse = |(name, SecretText(value)): (String, SecretText)| {
+        let parsed: HeaderName =
+            name.parse().map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
+        if is_reserved_header(&parsed) {
+            return Err(format!("`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"));
+        }
+        let mut value: HeaderValue =
+            value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
+        value.set_sensitive(true);
+        Ok((parsed, value))
+    };
+    headers.into_iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn with(field: &str, value: Value) -> Result<Webhook, String> {
+        let mut settings = json!({
+            "webhook_id": "wh-1", "workspace_id": "ws-acme", "url": "https://hooks.example/abc",
+            "owner": {"full_name": "Amnon Haha", "email": "amnon@acme.example"},
+        });
+        settings[field] = value;
+        decode(settings.to_string().as_bytes()).map_err(|poison| poison.detail)
+    }
+
+    #[test]
+    fn what_is_not_said_is_the_default() {
+        let webhook = with("version", Value::Null).unwrap();
+        assert!(webhook.enabled);
+        assert_eq!(webhook.granularity, Granularity::None);
+        assert_eq!(webhook.success, SuccessRule::Only200);
+        assert_eq!(webhook.label, "hooks.example");
+        assert!(webhook.max_per_second.is_none() && webhook.secrets.is_empty() && webhook.headers.is_empty());
+    }
+
+    #[test]
+    fn bad_values_are_named_with_what_is_expected() {
+        let bad = [
+            ("url", json!("ftp://x/"), "`url` has the scheme `ftp`, expected an absolute `http` or `https` URL"),
+            ("url", json!("/relative"), "relative URL without a base"),
+            ("url", json!("https://a:b@c/"), "expected them in the header `authorization`"),
+            ("granularity", json!("2h"), "`granularity` is unknown variant `2h`, expected one of"),
+            ("max_per_second", json!(0), "`max_per_second` is `0`, expected null or 1 to 1000"),
+            ("secrets", json!(["topsecret"]), "`secrets[0]` is not a Standard Webhooks secret"),
+            ("secrets", json!(["whsec_YQ==", "whsec_YQ==", "whsec_YQ=="]), "expected at most 2"),
+            ("headers", json!({"Webhook-Id": "x"}), "`headers.Webhook-Id` is reserved"),
+            ("headers", json!({"a b": "x"}), "`headers` has the name `a b`"),
+            ("headers", json!({"x": "topsecret\n"}), "`headers.x` has a value with control characters"),
+            ("webhook_id", json!(""), "`webhook_id` is empty"),
+            ("owner", json!({"full_name": "A"}), "missing field `email`"),
+        ];
+        for (field, value, expected) in bad {
+            let error = with(field, value.clone()).unwrap_err();
+            assert!(error.contains(expected), "{field} {value}: {error}");
+            assert!(!error.contains("topsecret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_and_headers_are_kept() {
+        let webhook = with("secrets", json!(["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])).unwrap();
+        assert!(webhook.secrets[0].expose_secret().starts_with("whsec_Mf"));
+        let webhook = with("headers", json!({"Authorization": "Bearer s3cret"})).unwrap();
+        assert!(!format!("{webhook:?}").contains("s3cret"));
+    }
+}

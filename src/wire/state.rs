@@ -1,0 +1,152 @@
+//! Records of `webhook-states` (schemas/webhook-state.json).
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{poison::Poison, settings, text::Object};
+use crate::model::{
+    health::Notice,
+    history::{Disabled, HOLD, State},
+    ids::{WebhookId, WorkspaceId},
+    time::{Millis, parse_timestamp},
+    webhook::{Activation, Webhook},
+};
+
+/// A record as it is written; read back with [`decode`].
+#[derive(Serialize)]
+struct Written<'a, S> {
+    v: u32,
+    kind: &'static str,
+    webhook_id: &'a WebhookId,
+    workspace_id: &'a WorkspaceId,
+    at: String,
+    #[serde(flatten)]
+    state: S,
+}
+
+#[derive(Deserialize)]
+struct Read<'a> {
+    v: u32,
+    kind: String,
+    webhook_id: WebhookId,
+    at: String,
+    activation: Option<Activation>,
+    before: Option<String>,
+    #[serde(borrow)]
+    settings: Option<&'a RawValue>,
+}
+
+/// The record that keeps an activation. Returns key and value.
+#[must_use]
+pub fn encode_activation(webhook: &Webhook, activation: Activation) -> (String, Vec<u8>) {
+    #[derive(Serialize)]
+    struct State {
+        activation: Activation,
+        by: &'static str,
+    }
+    encode(webhook, "activation", Millis(activation.at), State { activation, by: "settings" })
+}
+
+/// The record that says that the system disabled a webhook. Returns key and value.
+#[must_use]
+pub fn encode_disabled(webhook: &Webhook, notice: &Notice) -> (String, Vec<u8>) {
+    #[derive(Serialize)]
+    struct State<'a> {
+        activation: Activation,
+        event_id: Uuid,
+        failures: u32,
+        last_error: &'a str,
+        expires_at: String,
+    }
+    let state = State {
+        activation: notice.activation,
+        event_id: notice.id,
+        failures: notice.failures,
+        last_error: &notice.last_error,
+        expires_at: (notice.at + HOLD).to_rfc3339(),
+    };
+    encode(webhook, "disabled", notice.at, state)
+}
+
+fn encode(webhook: &Webhook, kind: &'static str, at: Millis, state: impl Serialize) -> (String, Vec<u8>) {
+    let Webhook { webhook_id, workspace_id, .. } = webhook;
+    let record = Written { v: 1, kind, webhook_id, workspace_id, at: at.to_rfc3339(), state };
+    let value = serde_json::to_vec(&record).expect("texts and numbers always serialise");
+    (format!("{webhook_id}/{kind}"), value)
+}
+
+/// Reads one record.
+///
+/// # Errors
+/// [`Poison`] if it is no state of a known version and kind.
+pub fn decode(value: &[u8]) -> Result<(WebhookId, State), Poison> {
+    let text = std::str::from_utf8(value).map_err(Poison::utf8)?;
+    let Object(read): Object<Read<'_>> =
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(Poison::json)?;
+    if read.v != 1 {
+        return Err(Poison::invalid("v", format_args!("is `{}`, expected 1", read.v)));
+    }
+    let activation = || read.activation.ok_or_else(|| Poison::missing("activation"));
+    let state = match read.kind.as_str() {
+        "activation" => State::Activation(activation()?),
+        "disabled" => State::Disabled(Disabled { activation: activation()?, at: time("at", &read.at)? }),
+        "cut" => State::Cut(time("before", &read.before.ok_or_else(|| Poison::missing("before"))?)?),
+        "in_force" => {
+            let settings = read.settings.ok_or_else(|| Poison::missing("settings"))?;
+            State::InForce(Box::new(settings::decode(settings.get().as_bytes())?))
+        }
+        other => {
+            let expected = "expected `activation`, `disabled`, `cut` or `in_force`";
+            return Err(Poison::invalid("kind", format_args!("is `{other}`, {expected}")));
+        }
+    };
+    Ok((read.webhook_id, state))
+}
+
+fn time(field: &str, text: &str) -> Result<Millis, Poison> {
+    let problem = |error| Poison::invalid(field, format_args!("is `{text}`, {error}"));
+    parse_timestamp(text).map(Millis::from).map_err(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::health::NoticeKind;
+
+    fn webhook() -> Webhook {
+        let json = br#"{"webhook_id": "wh-1", "workspace_id": "ws", "url": "https://h.example/",
+            "owner": {"full_name": "A", "email": "a@x.example"}}"#;
+        settings::decode(json).unwrap()
+    }
+
+    #[test]
+    fn states_read_back() {
+        let activation = Activation { at: 1_614_182_400_000, topic: 0, offset: 12 };
+        let (key, value) = encode_activation(&webhook(), activation);
+        assert_eq!(key, "wh-1/activation");
+        assert!(matches!(decode(&value).unwrap().1, State::Activation(read) if read == activation));
+
+        let at = Millis(1_614_182_500_123);
+        let notice = Notice {
+            id: Uuid::nil(),
+            kind: NoticeKind::Disabled,
+            activation,
+            at,
+            failures: 11,
+            last_error: "no answer".to_owned(),
+        };
+        let (key, value) = encode_disabled(&webhook(), &notice);
+        assert_eq!(key, "wh-1/disabled");
+        let disabled = Disabled { activation, at };
+        assert!(matches!(decode(&value).unwrap().1, State::Disabled(read) if read == disabled));
+    }
+
+    #[test]
+    fn an_unknown_version_or_kind_is_refused() {
+        for value in [r#"{"v":2,"kind":"cut","webhook_id":"w","at":""}"#, r#"{"v":1,"kind":"x","webhook_id":"w","at":""}"#]
+        {
+            assert!(decode(value.as_bytes()).is_err(), "{value}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The log of an open window, as it lies in Redis: frames appended one after another (postcard).
+//!
+//! A `Chat` frame stands before the first message that it describes and again whenever the details change, so each
+//! message is stored once and the details of a chat hardly more often.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    event::{Account, Chat, Event},
+    time::Millis,
+};
+
+/// One entry of a window's log. Variants are only ever added at the end: the index is the stored tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Frame<'a> {
+    /// The details of the account and chat of the messages that follow, version 1.
+    ChatV1(#[serde(borrow)] ChatDetails<'a>),
+    /// A message, version 1.
+    MessageV1(#[serde(borrow)] LoggedMessage<'a>),
+}
+
+/// Account and chat, but for `is_new_chat`, which belongs to a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatDetails<'a> {
+    account_name: &'a str,
+    account_email: &'a str,
+    account_phone: &'a str,
+    full_name: &'a str,
+    responsible_name: &'a str,
+    responsible_email: &'a str,
+    /// Link to the chat.
+    pub chat_url: &'a str,
+    chat_id: &'a str,
+    is_group: bool,
+    phone: &'a str,
+}
+
+/// A message and what decides its place in a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedMessage<'a> {
+    /// Its offset in the source partition.
+    pub offset: i64,
+    /// Its arrival.
+    pub arrived: Millis,
+    seconds: i64,
+    nanos: u32,
+    /// It was the first of a new chat.
+    pub is_new_chat: bool,
+    /// Its own link.
+    pub permalink: Option<&'a str>,
+    /// The message object, ready for the body.
+    pub object: &'a str,
+}
+
+impl<'a> ChatDetails<'a> {
+    /// The details that an event carries.
+    #[must_use]
+    pub fn of(event: &'a Event<'_>) -> Self {
+        let Event { account, chat, .. } = event;
+        Self {
+            account_name: &account.full_name,
+            account_email: &account.email,
+            account_phone: &account.phone,
+            full_name: &chat.full_name,
+            responsible_name: &chat.responsible_name,
+            responsible_email: &chat.responsible_email,
+            chat_url: &chat.chat_url,
+            chat_id: &chat.chat_id,
+            is_group: chat.is_group,
+            phone: &chat.phone,
+        }
+    }
+
+    /// The account, as in a body.
+    #[must_use]
+    pub fn account(&self) -> Account<'a> {
+        Account {
+            full_name: self.account_name.into(),
+            email: self.account_email.into(),
+            phone: self.account_phone.into(),
+        }
+    }
+
+    /// The chat, as in a body.
+    #[must_use]
+    pub fn chat(&self, is_new_chat: bool) -> Chat<'a> {
+        Chat {
+            full_name: self.full_name.into(),
+            responsible_name: self.responsible_name.into(),
+            responsible_email: self.responsible_email.into(),
+            chat_url: self.chat_url.into(),
+            chat_id: self.chat_id.into(),
+            is_new_chat,
+            is_group: self.is_group,
+            phone: self.phone.into(),
+        }
+    }
+}
+
+impl<'a> LoggedMessage<'a> {
+    /// A message with its object and its place in the source.
+    #[must_use]
+    pub fn new(event: &'a Event<'_>, object: &'a str, offset: i64, arrived: Millis) -> Self {
+        let timestamp = event.message.timestamp;
+        Self {
+            offset,
+            arrived,
+            seconds: timestamp.timestamp(),
+            nanos: timestamp.timestamp_subsec_nanos(),
+            is_new_chat: event.chat.is_new_chat,
+            permalink: event.message.permalink.as_deref(),
+            object,
+        }
+    }
+
+    /// The message's own timestamp.
+    #[must_use]
+    pub fn timestamp(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp(self.seconds, self.nanos).unwrap_or_default()
+    }
+
+    /// Bundles are ordered by timestamp, then by arrival.
+    #[must_use]
+    pub fn order(&self) -> (i64, u32, i64) {
+        (self.seconds, self.nanos, self.offset)
+    }
+}
+
+/// Bytes that are not the log of a window: the state in Redis is damaged or of a later version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the log of a window is damaged at byte {at} of {len}")]
+pub struct DamagedLog {
+    at: usize,
+    len: usize,
+}
+
+/// Writes a frame.
+#[must_use]
+pub fn encode(frame: &Frame<'_>) -> Vec<u8> {
+    postcard::to_stdvec(frame).expect("texts, numbers and options always serialise")
+}
+
+/// Reads a log.
+///
+/// # Errors
+/// [`DamagedLog`] at the first byte that begins no frame.
+pub fn decode(log: &[u8]) -> Result<Vec<Frame<'_>>, DamagedLog> {
+    let mut frames = Vec::new();
+    let mut rest = log;
+    while !rest.is_empty() {
+        let at = log.len() - rest.len();
+        let (frame, after) = postcard::take_from_bytes(rest).map_err(|_| DamagedLog { at, len: log.len() })?;
+        frames.push(frame);
+        rest = after;
+    }
+    Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::{
+        body,
+        event::{Decoded, decode as decode_event},
+    };
+
+    #[test]
+    fn frames_read_back_one_after_another() {
+        let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
+        let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else { panic!() };
+        let object = String::from_utf8(body::message_object(&event.message)).unwrap();
+        let frames = [
+            Frame::ChatV1(ChatDetails::of(&event)),
+            Frame::MessageV1(LoggedMessage::new(&event, &object, 7, Millis(1_614_183_930_000))),
+        ];
+        let log: Vec<u8> = frames.iter().flat_map(encode).collect();
+        assert_eq!(decode(&log).unwrap(), frames);
+        assert!(decode(&log[..log.len() - 1]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(log: Vec<u8>) {
+            let _ = decode(&log);
+        }
+    }
+}
