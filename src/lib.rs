@@ -2,3 +2,8 @@
 
 pub mod model;
 pub mod wire;
+
+#[cfg(feature = "io")]
+pub mod config;
+#[cfg(feature = "io")]
+pub mod io;

@@ -1,0 +1,64 @@
+use std::time::Duration;
+
+use super::value;
+use crate::model::{
+    address::{AddressPolicy, AllowedAddress},
+    retry::RetrySchedule,
+};
+
+/// How bundles are delivered.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Delivery")]
+pub struct DeliverySettings {
+    /// Addresses that may be dialled although they are not public: CIDRs with an optional port, separated by
+    /// commas.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_ALLOW_ADDRESSES",
+        value_delimiter = ',',
+        value_parser = value::allowed_address,
+        value_name = "CIDR[:PORT]"
+    )]
+    pub allow_addresses: Vec<AllowedAddress>,
+    /// Pauses after the first, second … consecutive failure; the last one repeats.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_RETRY_SCHEDULE",
+        default_value = "5s,30s,2m,5m,10m,30m,1h,2h,4h,8h",
+        value_parser = value::retry_schedule
+    )]
+    pub retry_schedule: RetrySchedule,
+    /// Deadline over connecting, the request and the response.
+    #[arg(long, env = "BUNDLEHOOK_REQUEST_TIMEOUT", default_value = "10s", value_parser = value::duration)]
+    pub request_timeout: Duration,
+    /// Requests of one webhook in flight at once in this process.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_LANE_REQUESTS",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u16).range(1..=1000)
+    )]
+    pub lane_requests: u16,
+    /// Memory for bundles that wait, in MiB; reading pauses when it is full.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_WAITING_MEMORY",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub waiting_memory: u32,
+}
+
+impl DeliverySettings {
+    /// Which addresses may be dialled.
+    #[must_use]
+    pub fn addresses(&self) -> AddressPolicy {
+        AddressPolicy { allowed: self.allow_addresses.clone() }
+    }
+
+    /// How long a request in flight may take when the process stops: the request's deadline plus 5 s.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        self.request_timeout + Duration::from_secs(5)
+    }
+}

@@ -1,0 +1,51 @@
+use std::collections::BTreeMap;
+
+use super::value;
+
+/// How to reach Kafka.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Kafka")]
+pub struct KafkaSettings {
+    /// Brokers to begin with, `host:port`, several separated by commas.
+    #[arg(long = "kafka-brokers", env = "BUNDLEHOOK_KAFKA_BROKERS", value_parser = value::brokers)]
+    pub brokers: String,
+    /// Any librdkafka properties, `name=value` separated by commas; they win over Bundlehook's own.
+    #[arg(long = "kafka-properties", env = "BUNDLEHOOK_KAFKA_PROPERTIES", default_value = "", hide_env_values = true)]
+    properties: PropertyList,
+    #[command(flatten)]
+    pub topics: TopicSettings,
+}
+
+impl KafkaSettings {
+    /// Settings for an embedded broker.
+    #[must_use]
+    pub fn embedded(brokers: String, properties: BTreeMap<String, String>) -> Self {
+        let topics = TopicSettings { prefix: String::new() };
+        Self { brokers, properties: PropertyList(properties), topics }
+    }
+
+    /// Names and values of librdkafka properties.
+    #[must_use]
+    pub fn properties(&self) -> &BTreeMap<String, String> {
+        &self.properties.0
+    }
+}
+
+/// Names of topics.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TopicSettings {
+    /// Text before the name of each topic and consumer group.
+    #[arg(long = "topic-prefix", env = "BUNDLEHOOK_TOPIC_PREFIX", default_value = "", value_parser = value::topic_prefix)]
+    pub prefix: String,
+}
+
+/// clap reads a map only as one value of a type of its own.
+#[derive(Debug, Clone)]
+struct PropertyList(BTreeMap<String, String>);
+
+impl std::str::FromStr for PropertyList {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        value::properties(text).map(Self)
+    }
+}

@@ -1,0 +1,31 @@
+use std::net::SocketAddr;
+
+/// What operators see.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Operations")]
+pub struct OpsSettings {
+    /// Address for `/metrics`, `/livez` and `/readyz`.
+    #[arg(long = "http-addr", env = "BUNDLEHOOK_HTTP_ADDR", default_value = "127.0.0.1:9090")]
+    pub http_addr: SocketAddr,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogSettings {
+    /// Form of the log on standard error.
+    #[arg(long, env = "BUNDLEHOOK_LOG_FORMAT", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    /// What to log: a level, or directives like `info,bundlehook=debug`.
+    #[arg(long, env = "BUNDLEHOOK_LOG", default_value = "info", global = true)]
+    pub log: String,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}

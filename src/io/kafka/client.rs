@@ -1,0 +1,72 @@
+//! What all clients have in common: the brokers, the properties, the names of topics and groups.
+
+use rdkafka::ClientConfig;
+
+use crate::config::{KafkaSettings, TopicSettings};
+
+/// The configuration that every client begins with. The operator's properties are laid over a client's own by
+/// [`with_properties`], so they win.
+#[must_use]
+pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &settings.brokers).set("client.id", "bundlehook");
+    with_properties(&mut config, settings);
+    config
+}
+
+/// Lays the operator's properties over what a client has set itself.
+pub fn with_properties(config: &mut ClientConfig, settings: &KafkaSettings) {
+    for (name, value) in settings.properties() {
+        config.set(name, value);
+    }
+}
+
+/// Names of topics and consumer groups, with the prefix.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    prefix: String,
+    pub message_events: String,
+    pub webhook_settings: String,
+    pub webhook_states: String,
+    pub webhook_health: String,
+    pub bundles: String,
+    pub waiting_deliveries: String,
+    pub delivery_attempts: String,
+    pub webhook_events: String,
+    pub notifications: String,
+    pub dead_letters: String,
+}
+
+impl Topics {
+    /// The names under a prefix.
+    #[must_use]
+    pub fn new(settings: &TopicSettings) -> Self {
+        let prefix = settings.prefix.clone();
+        let name = |name: &str| format!("{prefix}{name}");
+        Self {
+            message_events: name("message-events"),
+            webhook_settings: name("webhook-settings"),
+            webhook_states: name("webhook-states"),
+            webhook_health: name("webhook-health"),
+            bundles: name("bundles"),
+            waiting_deliveries: name("waiting-deliveries"),
+            delivery_attempts: name("delivery-attempts"),
+            webhook_events: name("webhook-events"),
+            notifications: name("notifications"),
+            dead_letters: name("dead-letters"),
+            prefix,
+        }
+    }
+
+    /// The consumer group of a role.
+    #[must_use]
+    pub fn group(&self, role: &str) -> String {
+        format!("{}bundlehook-{role}", self.prefix)
+    }
+
+    /// The prefix itself.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}

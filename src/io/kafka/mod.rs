@@ -1,0 +1,6 @@
+//! Kafka: clients, the intake of a consumer group, the publisher, the tail of the settings' topics.
+
+pub mod client;
+pub mod topics;
+
+pub use client::{Topics, client_config};
