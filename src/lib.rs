@@ -7,3 +7,5 @@ pub mod wire;
 pub mod config;
 #[cfg(feature = "io")]
 pub mod io;
+#[cfg(feature = "io")]
+pub mod tools;

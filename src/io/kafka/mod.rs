@@ -1,5 +1,6 @@
 //! Kafka: clients, the intake of a consumer group, the publisher, the tail of the settings' topics.
 
+pub mod admin;
 pub mod client;
 pub mod topics;
 
