@@ -1,6 +1,7 @@
 //! Hands the lines to Kafka and waits for the acknowledgements.
 
 use std::{
+    fmt::Write,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -209,9 +210,13 @@ fn config(kafka: &KafkaSettings) -> ClientConfig {
 /// Shown on a terminal only.
 fn progress_bar(job: &Job) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(job.count), ProgressDrawTarget::stderr());
-    let template = "{wide_bar} {human_pos} of {human_len}, {per_sec:.0}, {eta} left";
+    let template = "{wide_bar} {human_pos} of {human_len}, {rate} a second, {eta} left";
+    let rate = |state: &ProgressState, out: &mut dyn Write| {
+        // Without it the bar only looks poorer.
+        let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
+    };
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        bar.set_style(style.with_key("rate", rate));
     }
     bar
 }
