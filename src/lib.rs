@@ -1,5 +1,6 @@
 //! Bundlehook brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
 
+pub mod flow;
 pub mod model;
 pub mod wire;
 
@@ -7,3 +8,5 @@ pub mod wire;
 pub mod config;
 #[cfg(feature = "io")]
 pub mod io;
+#[cfg(feature = "io")]
+pub mod ops;

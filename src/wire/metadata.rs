@@ -82,7 +82,7 @@ pub struct DeliverMetadata {
     /// The accepted claim.
     pub token: Uuid,
     /// Kafka's id of the source topic that the positions count in.
-    topic: String,
+    topic: Option<String>,
     none: Option<String>,
     parts: Option<String>,
     closings: Option<String>,
@@ -93,7 +93,7 @@ pub struct DeliverMetadata {
 impl DeliverMetadata {
     /// The metadata for what was taken in below the committed offset.
     #[must_use]
-    pub fn new(token: Uuid, topic: String, highest: &Highest, attempts: i64) -> Self {
+    pub fn new(token: Uuid, topic: Option<String>, highest: &Highest, attempts: i64) -> Self {
         Self {
             v: VERSION,
             token,
@@ -109,7 +109,7 @@ impl DeliverMetadata {
     ///
     /// # Errors
     /// [`MetadataError`] if a position can't be read.
-    pub fn highest(&self) -> Result<(String, Highest), MetadataError> {
+    pub fn highest(&self) -> Result<(Option<String>, Highest), MetadataError> {
         fn parse<T: std::str::FromStr<Err = crate::model::position::PositionError>>(
             text: Option<&String>,
         ) -> Result<Option<T>, MetadataError> {
@@ -218,9 +218,9 @@ mod tests {
         let mut highest = Highest::default();
         highest.advance(&Position::parse("none", "5/wh").unwrap());
         highest.advance(&Position::parse("closings", "5/6/1h/wh").unwrap());
-        let metadata = DeliverMetadata::new(Uuid::nil(), "t".to_owned(), &highest, 17);
+        let metadata = DeliverMetadata::new(Uuid::nil(), Some("t".to_owned()), &highest, 17);
         let read = DeliverMetadata::decode(&metadata.encode().unwrap()).unwrap();
-        assert_eq!(read.highest().unwrap(), ("t".to_owned(), highest));
+        assert_eq!(read.highest().unwrap(), (Some("t".to_owned()), highest));
         assert_eq!(read.attempts, 17);
     }
 

@@ -1,6 +1,10 @@
 //! Kafka: clients, the intake of a consumer group, the publisher, the tail of the settings' topics.
 
 pub mod client;
+pub mod intake;
+pub mod publisher;
+pub mod tail;
+pub mod topic_id;
 pub mod topics;
 
 pub use client::{Topics, client_config};

@@ -1,0 +1,1 @@
+//! The health of webhooks: one slot each, changed by compare-and-set.
