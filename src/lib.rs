@@ -10,3 +10,5 @@ pub mod config;
 pub mod io;
 #[cfg(feature = "io")]
 pub mod ops;
+#[cfg(feature = "io")]
+pub mod roles;

@@ -1,1 +1,49 @@
-fn main() {}
+//! `bundlehook`: one program, several roles and tools.
+
+use std::process::ExitCode;
+
+use bundlehook::{
+    config::{self, Command, Exit},
+    ops::{logging, shutdown},
+    roles::Roles,
+};
+
+fn main() -> ExitCode {
+    let cli = match config::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(exit) => return leave(&exit),
+    };
+    logging::start(&cli.log);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let done = runtime.block_on(run(cli.command));
+    // Nothing that still blocks may hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    match command {
+        Command::Aggregate(command) => Roles::from(command).run(stop).await,
+        Command::Deliver(command) => Roles::from(command).run(stop).await,
+        Command::All(command) => Roles::from(command).run(stop).await,
+        _ => anyhow::bail!("not there yet"),
+    }
+}
+
+fn leave(exit: &Exit) -> ExitCode {
+    if exit.code == 0 {
+        print!("{}", exit.text);
+    } else {
+        eprint!("{}", exit.text);
+    }
+    ExitCode::from(u8::try_from(exit.code).unwrap_or(1))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -20,7 +20,7 @@ pub use self::{
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::RedisSettings,
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
-    windows::WindowSettings,
+    windows::{StartFrom, WindowSettings},
 };
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits).

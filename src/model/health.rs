@@ -141,7 +141,7 @@ pub struct Ended<'a> {
     /// When it ended.
     pub at: Millis,
     /// The pause that would follow if this is the n-th consecutive failure.
-    pub pause: &'a dyn Fn(u32) -> std::time::Duration,
+    pub pause: &'a (dyn Fn(u32) -> std::time::Duration + Send + Sync),
 }
 
 /// What an attempt meant for its webhook.

@@ -56,7 +56,8 @@ impl BoundaryTable {
     /// Notes that a boundary is closed before the record at an offset. One entry an offset: the highest boundary.
     pub fn close(&mut self, boundary: Millis, offset: i64) {
         match self.0.last_mut() {
-            Some(last) if last.1 == offset => last.0 = last.0.max(boundary),
+            Some(last) if last.0 >= boundary => {}
+            Some(last) if last.1 == offset => last.0 = boundary,
             _ => self.0.push((boundary, offset)),
         }
     }

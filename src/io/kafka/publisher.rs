@@ -94,7 +94,7 @@ impl ProducerContext for PublisherContext {
                     self.clock.host.store(clock::now().0, Ordering::Relaxed);
                 }
                 if group.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    group.wake.notify_waiters();
+                    group.wake.notify_one();
                 }
             }
             // The group stays incomplete: nothing that depends on it goes on, and the process ends.
