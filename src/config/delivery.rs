@@ -53,7 +53,9 @@ impl DeliverySettings {
     /// Which addresses may be dialled.
     #[must_use]
     pub fn addresses(&self) -> AddressPolicy {
-        AddressPolicy { allowed: self.allow_addresses.clone() }
+        AddressPolicy {
+            allowed: self.allow_addresses.clone(),
+        }
     }
 
     /// How long a request in flight may take when the process stops: the request's deadline plus 5 s.

@@ -10,7 +10,12 @@ pub struct KafkaSettings {
     #[arg(long = "kafka-brokers", env = "BUNDLEHOOK_KAFKA_BROKERS", value_parser = value::brokers)]
     pub brokers: String,
     /// Any librdkafka properties, `name=value` separated by commas; they win over Bundlehook's own.
-    #[arg(long = "kafka-properties", env = "BUNDLEHOOK_KAFKA_PROPERTIES", default_value = "", hide_env_values = true)]
+    #[arg(
+        long = "kafka-properties",
+        env = "BUNDLEHOOK_KAFKA_PROPERTIES",
+        default_value = "",
+        hide_env_values = true
+    )]
     properties: PropertyList,
     #[command(flatten)]
     pub topics: TopicSettings,
@@ -20,8 +25,14 @@ impl KafkaSettings {
     /// Settings for an embedded broker.
     #[must_use]
     pub fn embedded(brokers: String, properties: BTreeMap<String, String>) -> Self {
-        let topics = TopicSettings { prefix: String::new() };
-        Self { brokers, properties: PropertyList(properties), topics }
+        let topics = TopicSettings {
+            prefix: String::new(),
+        };
+        Self {
+            brokers,
+            properties: PropertyList(properties),
+            topics,
+        }
     }
 
     /// Names and values of librdkafka properties.

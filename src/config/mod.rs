@@ -26,7 +26,7 @@ pub use self::{
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: i32 = 64;
 
-/// Brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
+/// Brings `WhatsApp` messages from Kafka to customers' webhooks, at once or bundled per chat and window.
 #[derive(Debug, Parser)]
 #[command(name = "bundlehook", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
@@ -150,13 +150,21 @@ pub struct Exit {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
     Cli::try_parse_from(args).map_err(|error| {
         if !error.use_stderr() {
-            return Exit { text: error.to_string(), code: 0 };
+            return Exit {
+                text: error.to_string(),
+                code: 0,
+            };
         }
         let mut text = error.to_string();
         if let Some(variable) = variable_of(&error) {
-            text.push_str(&format!("\nThe setting can also come from the environment variable {variable}.\n"));
+            text.push_str(&format!(
+                "\nThe setting can also come from the environment variable {variable}.\n"
+            ));
         }
-        Exit { text, code: EXIT_USAGE }
+        Exit {
+            text,
+            code: EXIT_USAGE,
+        }
     })
 }
 
@@ -165,7 +173,9 @@ fn variable_of(error: &clap::Error) -> Option<String> {
     let context = error.get(ContextKind::InvalidArg)?.to_string();
     let flag = context.split_whitespace().next()?.strip_prefix("--")?;
     let command = Cli::command();
-    let mut arguments = command.get_arguments().chain(command.get_subcommands().flat_map(clap::Command::get_arguments));
+    let mut arguments = command
+        .get_arguments()
+        .chain(command.get_subcommands().flat_map(clap::Command::get_arguments));
     let argument = arguments.find(|argument| argument.get_long() == Some(flag))?;
     Some(argument.get_env()?.to_string_lossy().into_owned())
 }
@@ -187,19 +197,41 @@ mod tests {
     fn every_setting_has_an_environment_variable_and_a_help_text() {
         let command = Cli::command();
         for subcommand in command.get_subcommands() {
-            for argument in subcommand.get_arguments().filter(|argument| argument.get_long().is_some()) {
+            for argument in subcommand
+                .get_arguments()
+                .filter(|argument| argument.get_long().is_some())
+            {
                 let name = argument.get_long().unwrap_or_default();
                 assert!(argument.get_help().is_some(), "--{name} has no help");
-                let variable = argument.get_env().unwrap_or_default().to_string_lossy().into_owned();
-                let own = ["file", "settings", "rate", "addr", "status", "delay", "out", "check", "partitions", "replication-factor"];
-                assert!(variable.starts_with("BUNDLEHOOK_") || own.contains(&name), "--{name} has no variable");
+                let variable = argument
+                    .get_env()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                let own = [
+                    "file",
+                    "settings",
+                    "rate",
+                    "addr",
+                    "status",
+                    "delay",
+                    "out",
+                    "check",
+                    "partitions",
+                    "replication-factor",
+                ];
+                assert!(
+                    variable.starts_with("BUNDLEHOOK_") || own.contains(&name),
+                    "--{name} has no variable"
+                );
             }
         }
     }
 
     #[test]
     fn a_wrong_value_names_the_setting_the_value_and_what_is_expected() {
-        let exit = parse_line("bundlehook aggregate --kafka-brokers=x:1 --redis-url=redis://x --hour=abc").unwrap_err();
+        let exit = parse_line("bundlehook aggregate --kafka-brokers=x:1 --redis-url=redis://x --hour=abc")
+            .unwrap_err();
         assert_eq!(exit.code, EXIT_USAGE);
         for part in ["--hour", "'abc'", "expected a duration", "BUNDLEHOOK_HOUR"] {
             assert!(exit.text.contains(part), "{part} in {}", exit.text);

@@ -5,7 +5,11 @@ use std::net::SocketAddr;
 #[command(next_help_heading = "Operations")]
 pub struct OpsSettings {
     /// Address for `/metrics`, `/livez` and `/readyz`.
-    #[arg(long = "http-addr", env = "BUNDLEHOOK_HTTP_ADDR", default_value = "127.0.0.1:9090")]
+    #[arg(
+        long = "http-addr",
+        env = "BUNDLEHOOK_HTTP_ADDR",
+        default_value = "127.0.0.1:9090"
+    )]
     pub http_addr: SocketAddr,
 }
 

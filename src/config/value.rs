@@ -19,7 +19,8 @@ pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|_| "expected a duration such as `10s` or `7d`, or `0`".to_owned())
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration such as `10s` or `7d`, or `0`".to_owned())
 }
 
 /// The length of an hour: whole milliseconds, so that every window bound is one.
@@ -56,15 +57,21 @@ pub fn properties(text: &str) -> Result<BTreeMap<String, String>, String> {
 
 /// Addresses that may be dialled, separated by commas.
 pub fn allowed_address(text: &str) -> Result<AllowedAddress, String> {
-    text.trim().parse().map_err(|error: crate::model::address::AllowedAddressError| error.to_string())
+    text.trim()
+        .parse()
+        .map_err(|error: crate::model::address::AllowedAddressError| error.to_string())
 }
 
 /// The URL of a Redis server.
 pub fn redis_url(text: &str) -> Result<Url, String> {
     let schemes = ["redis", "rediss", "unix", "redis+unix"];
-    Url::parse(text).ok().filter(|url| schemes.contains(&url.scheme())).ok_or_else(|| {
-        "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`".to_owned()
-    })
+    Url::parse(text)
+        .ok()
+        .filter(|url| schemes.contains(&url.scheme()))
+        .ok_or_else(|| {
+            "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`"
+                .to_owned()
+        })
 }
 
 /// Brokers, `host:port` separated by commas.
@@ -74,7 +81,8 @@ pub fn brokers(text: &str) -> Result<String, String> {
         (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(())
     };
     let all: Option<()> = text.split(',').map(sound).collect();
-    all.map(|()| text.to_owned()).ok_or_else(|| "expected `host:port`, several separated by commas".to_owned())
+    all.map(|()| text.to_owned())
+        .ok_or_else(|| "expected `host:port`, several separated by commas".to_owned())
 }
 
 /// A prefix that gives valid names of topics.

@@ -45,7 +45,10 @@ impl TakenIn {
     /// Takes a bundle in. False if it is a repeat. Another source topic begins new sequences.
     pub fn advance(&mut self, head: &BundleHead) -> bool {
         if self.topic.as_deref() != Some(&head.source.topic_id) {
-            *self = Self { topic: Some(head.source.topic_id.clone()), highest: Highest::default() };
+            *self = Self {
+                topic: Some(head.source.topic_id.clone()),
+                highest: Highest::default(),
+            };
         }
         self.highest.advance(&head.position)
     }
@@ -55,7 +58,9 @@ impl TakenIn {
 pub fn admit(taken_in: &mut TakenIn, head: &BundleHead, directory: &Directory) -> Admission {
     if !taken_in.advance(head) {
         Admission::Repeat
-    } else if directory.owner_dropped(&head.webhook_id, head.arrived_at) || directory.current(&head.webhook_id).is_none() {
+    } else if directory.owner_dropped(&head.webhook_id, head.arrived_at)
+        || directory.current(&head.webhook_id).is_none()
+    {
         Admission::Dropped
     } else {
         Admission::Deliver
@@ -79,6 +84,9 @@ mod tests {
 
     #[test]
     fn a_bundle_of_a_webhook_that_is_gone_is_dropped() {
-        assert_eq!(admit(&mut TakenIn::default(), &head(), &Directory::default()), Admission::Dropped);
+        assert_eq!(
+            admit(&mut TakenIn::default(), &head(), &Directory::default()),
+            Admission::Dropped
+        );
     }
 }

@@ -92,26 +92,50 @@ impl Bundler<'_> {
         let mut last: Option<(Vec<usize>, Bytes)> = None;
         for webhook in self.directory.webhooks_of(&key.workspace) {
             let wanted = self.wanted(webhook, key, &entries, &mut bundles.dropped);
-            let Some(&last_arrived) = wanted.last() else { continue };
+            let Some(&last_arrived) = wanted.last() else {
+                continue;
+            };
             let body = match &last {
                 Some((built_for, body)) if *built_for == wanted => body.clone(),
-                _ => self.body(&wanted, &entries, &chats[entries[last_arrived].chat])?.into(),
+                _ => self
+                    .body(&wanted, &entries, &chats[entries[last_arrived].chat])?
+                    .into(),
             };
-            let head = self.head(webhook, content, &entries[wanted[0]], &entries[last_arrived], wanted.len())?;
-            bundles.records.push(BundleRecord { head, body: body.clone() });
+            let head = self.head(
+                webhook,
+                content,
+                &entries[wanted[0]],
+                &entries[last_arrived],
+                wanted.len(),
+            )?;
+            bundles.records.push(BundleRecord {
+                head,
+                body: body.clone(),
+            });
             last = Some((wanted, body));
         }
         Ok(bundles)
     }
 
     /// The entries that a webhook wanted and its owner has not dropped since, in the order of arrival.
-    fn wanted(&self, webhook: &WebhookId, key: &WindowKey, entries: &[Entry<'_>], dropped: &mut u64) -> Vec<usize> {
+    fn wanted(
+        &self,
+        webhook: &WebhookId,
+        key: &WindowKey,
+        entries: &[Entry<'_>],
+        dropped: &mut u64,
+    ) -> Vec<usize> {
         let wants = |entry: &Entry<'_>| {
-            self.directory.wanted(webhook, &key.workspace, entry.message.arrived) == Some(key.window.granularity)
+            self.directory
+                .wanted(webhook, &key.workspace, entry.message.arrived)
+                == Some(key.window.granularity)
         };
         let mut wanted = Vec::with_capacity(entries.len());
         for (index, _) in entries.iter().enumerate().filter(|(_, entry)| wants(entry)) {
-            if self.directory.owner_dropped(webhook, entries[index].message.arrived) {
+            if self
+                .directory
+                .owner_dropped(webhook, entries[index].message.arrived)
+            {
                 *dropped += 1;
             } else {
                 wanted.push(index);
@@ -120,14 +144,27 @@ impl Bundler<'_> {
         wanted
     }
 
-    fn body(&self, wanted: &[usize], entries: &[Entry<'_>], chat: &ChatDetails<'_>) -> Result<Vec<u8>, String> {
-        let mut messages: Vec<&LoggedMessage<'_>> = wanted.iter().map(|index| &entries[*index].message).collect();
+    fn body(
+        &self,
+        wanted: &[usize],
+        entries: &[Entry<'_>],
+        chat: &ChatDetails<'_>,
+    ) -> Result<Vec<u8>, String> {
+        let mut messages: Vec<&LoggedMessage<'_>> =
+            wanted.iter().map(|index| &entries[*index].message).collect();
         messages.sort_by_key(|message| message.order());
         let damaged = |error: serde_json::Error| format!("a message object in the log: {error}");
         let parse = |message: &&LoggedMessage<'_>| serde_json::from_str::<NoteView>(message.object);
-        let views: Vec<NoteView> = messages.iter().map(parse).collect::<Result<_, _>>().map_err(damaged)?;
-        let objects: Vec<&RawValue> =
-            messages.iter().map(|message| serde_json::from_str(message.object)).collect::<Result<_, _>>().map_err(damaged)?;
+        let views: Vec<NoteView> = messages
+            .iter()
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .map_err(damaged)?;
+        let objects: Vec<&RawValue> = messages
+            .iter()
+            .map(|message| serde_json::from_str(message.object))
+            .collect::<Result<_, _>>()
+            .map_err(damaged)?;
         let (first, last) = (messages[0].timestamp(), messages[messages.len() - 1].timestamp());
         let lines = messages.iter().zip(&views).map(|(message, view)| Line {
             sender: &view.sender.full_name,
@@ -153,14 +190,23 @@ impl Bundler<'_> {
         last: &Entry<'_>,
         messages: usize,
     ) -> Result<BundleHead, String> {
-        let WindowKey { window, workspace, chat } = content.key;
+        let WindowKey {
+            window,
+            workspace,
+            chat,
+        } = content.key;
         let granularity = window.granularity;
         let webhook_id = webhook.clone();
         let position = match content.occasion {
-            Occasion::Sealed { by } => {
-                Position::Part(PartPosition { sealed_by: by, granularity, webhook: webhook_id.clone() })
-            }
-            Occasion::Closed(window) => Position::Closing(ClosingPosition { window, webhook: webhook_id.clone() }),
+            Occasion::Sealed { by } => Position::Part(PartPosition {
+                sealed_by: by,
+                granularity,
+                webhook: webhook_id.clone(),
+            }),
+            Occasion::Closed(window) => Position::Closing(ClosingPosition {
+                window,
+                webhook: webhook_id.clone(),
+            }),
         };
         let source_offset = first.message.offset;
         Ok(BundleHead {
@@ -198,7 +244,10 @@ fn read(log: &[u8]) -> Result<(Vec<ChatDetails<'_>>, Vec<Entry<'_>>), String> {
         match frame {
             Frame::ChatV1(chat) => chats.push(chat),
             Frame::MessageV1(message) => {
-                let chat = chats.len().checked_sub(1).ok_or("a message stands before any chat details")?;
+                let chat = chats
+                    .len()
+                    .checked_sub(1)
+                    .ok_or("a message stands before any chat details")?;
                 entries.push(Entry { message, chat });
             }
         }

@@ -38,12 +38,16 @@ pub fn html<'a>(lines: impl IntoIterator<Item = Line<'a>>, link: Option<&str>, p
 /// The link of a bundle: the permalink of its first message, or the chat's URL where that is no http(s) link.
 #[must_use]
 pub fn link<'a>(permalink: Option<&'a str>, chat_url: &'a str) -> Option<&'a str> {
-    permalink.filter(|link| is_http(link)).or_else(|| Some(chat_url).filter(|link| is_http(link)))
+    permalink
+        .filter(|link| is_http(link))
+        .or_else(|| Some(chat_url).filter(|link| is_http(link)))
 }
 
 fn is_http(link: &str) -> bool {
     let starts = |scheme: &str| {
-        link.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)) && link.len() > scheme.len()
+        link.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+            && link.len() > scheme.len()
     };
     starts("http://") || starts("https://")
 }
@@ -79,7 +83,15 @@ mod tests {
 
     fn note(sender: &str, text: &str, link: Option<&str>) -> String {
         let timestamp = DateTime::from_timestamp(1_614_183_929, 0).unwrap();
-        html([Line { sender, timestamp, text }], link, "Timelines & Co")
+        html(
+            [Line {
+                sender,
+                timestamp,
+                text,
+            }],
+            link,
+            "Timelines & Co",
+        )
     }
 
     /// What a browser shows: texts, with a line feed for each `br`.
@@ -90,7 +102,11 @@ mod tests {
             match node.value() {
                 Node::Text(text) => shown.push_str(text),
                 Node::Element(element) if element.name() == "br" => shown.push('\n'),
-                Node::Element(element) => assert!(["html", "body", "a"].contains(&element.name()), "{}", element.name()),
+                Node::Element(element) => assert!(
+                    ["html", "body", "a"].contains(&element.name()),
+                    "{}",
+                    element.name()
+                ),
                 _ => {}
             }
         }
@@ -99,7 +115,11 @@ mod tests {
 
     /// What should be shown of a text: CRLF, CR and LF are line ends, other controls are gone.
     fn plain(text: &str) -> String {
-        text.replace("\r\n", "\n").replace('\r', "\n").chars().filter(|c| *c == '\n' || !c.is_control()).collect()
+        text.replace("\r\n", "\n")
+            .replace('\r', "\n")
+            .chars()
+            .filter(|c| *c == '\n' || !c.is_control())
+            .collect()
     }
 
     #[test]
@@ -109,13 +129,19 @@ mod tests {
 
     #[test]
     fn each_line_end_is_one_break() {
-        assert_eq!(note("A", "1\r\n2\r3\n4\n\r5", None), "from A on 2021-02-24 16:25: 1<br/>2<br/>3<br/>4<br/><br/>5");
+        assert_eq!(
+            note("A", "1\r\n2\r3\n4\n\r5", None),
+            "from A on 2021-02-24 16:25: 1<br/>2<br/>3<br/>4<br/><br/>5"
+        );
     }
 
     #[test]
     fn the_link_is_the_permalink_or_the_chat_or_nothing() {
         assert_eq!(link(Some("https://a/"), "https://b/"), Some("https://a/"));
-        assert_eq!(link(Some("javascript:alert(1)"), "https://b/"), Some("https://b/"));
+        assert_eq!(
+            link(Some("javascript:alert(1)"), "https://b/"),
+            Some("https://b/")
+        );
         assert_eq!(link(None, "HTTP://b/"), Some("HTTP://b/"));
         assert_eq!(link(None, "ftp://b/"), None);
         assert_eq!(link(Some(""), ""), None);
@@ -125,8 +151,14 @@ mod tests {
     fn a_link_can_not_leave_its_attribute() {
         let html = note("A", "b", Some("https://x/'onclick='alert(1)"));
         let fragment = Html::parse_fragment(&html);
-        let anchor = fragment.select(&scraper::Selector::parse("a").unwrap()).next().unwrap();
-        assert_eq!(anchor.value().attrs().collect::<Vec<_>>(), [("href", "https://x/'onclick='alert(1)")]);
+        let anchor = fragment
+            .select(&scraper::Selector::parse("a").unwrap())
+            .next()
+            .unwrap();
+        assert_eq!(
+            anchor.value().attrs().collect::<Vec<_>>(),
+            [("href", "https://x/'onclick='alert(1)")]
+        );
         assert!(html.ends_with("to open the conversation in Timelines &amp; Co"));
     }
 

@@ -94,7 +94,12 @@ pub const REFUSALS: u32 = 3;
 ///
 /// `refusals` counts the attempts of this delivery, this one included, that the endpoint itself refused.
 #[must_use]
-pub fn settlement(outcome: Outcome, status: Option<StatusCode>, rule: SuccessRule, refusals: u32) -> Settlement {
+pub fn settlement(
+    outcome: Outcome,
+    status: Option<StatusCode>,
+    rule: SuccessRule,
+    refusals: u32,
+) -> Settlement {
     let taken = rule == SuccessRule::Only200 && status.is_some_and(|status| status.is_success());
     match outcome {
         Outcome::Delivered => Settlement::Delivered,
@@ -151,7 +156,10 @@ mod tests {
 
     #[test]
     fn a_redirect_is_a_failure_of_its_own_kind() {
-        assert_eq!(Outcome::of_status(StatusCode::FOUND, SuccessRule::Any2xx), Outcome::Redirect);
+        assert_eq!(
+            Outcome::of_status(StatusCode::FOUND, SuccessRule::Any2xx),
+            Outcome::Redirect
+        );
         assert_eq!(settle(302, SuccessRule::Any2xx, 0), Settlement::Open);
     }
 }

@@ -87,7 +87,9 @@ pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>, TimestampError> {
 
 /// The other two forms differ from RFC 3339 in a colon in the zone, and one in a space before it.
 fn as_rfc3339(text: &str) -> Cow<'_, str> {
-    let Some((rest, zone)) = text.split_at_checked(text.len().saturating_sub(5)) else { return text.into() };
+    let Some((rest, zone)) = text.split_at_checked(text.len().saturating_sub(5)) else {
+        return text.into();
+    };
     let is_zone = zone.starts_with(['+', '-']) && zone[1..].bytes().all(|byte| byte.is_ascii_digit());
     let separator = rest.as_bytes().get(10);
     match (separator, rest.strip_suffix(' ')) {
@@ -124,21 +126,38 @@ mod tests {
             "2021-02-24T18:27:00.75+02:00",
             "2021-02-24 18:27:00 +0200",
         ] {
-            assert_eq!(parse_timestamp(text).map(body_timestamp).as_deref(), Ok(expected), "{text}");
+            assert_eq!(
+                parse_timestamp(text).map(body_timestamp).as_deref(),
+                Ok(expected),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn other_texts_are_refused() {
-        for text in ["", "yesterday", "2021-02-24", "2021-02-30T00:00:00Z", "2021-02-24T16:27:00", "1614183900",
-            "2021-2-24T16:27:00Z", "2021-02-24 16:27:00 +02:00", "2021-02-24T16:27:00 +0200", "+2021-02-24T16:27:00Z"] {
+        for text in [
+            "",
+            "yesterday",
+            "2021-02-24",
+            "2021-02-30T00:00:00Z",
+            "2021-02-24T16:27:00",
+            "1614183900",
+            "2021-2-24T16:27:00Z",
+            "2021-02-24 16:27:00 +02:00",
+            "2021-02-24T16:27:00 +0200",
+            "+2021-02-24T16:27:00Z",
+        ] {
             assert_eq!(parse_timestamp(text), Err(TimestampError), "{text}");
         }
     }
 
     #[test]
     fn a_leap_second_is_the_next_second() {
-        assert_eq!(parse_timestamp("2016-12-31T23:59:60.5Z"), parse_timestamp("2017-01-01T00:00:00.5+0000"));
+        assert_eq!(
+            parse_timestamp("2016-12-31T23:59:60.5Z"),
+            parse_timestamp("2017-01-01T00:00:00.5+0000")
+        );
     }
 
     #[test]

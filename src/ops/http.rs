@@ -12,13 +12,24 @@ use super::{metrics::Metrics, probes::Probes};
 ///
 /// # Errors
 /// If the port can't be opened.
-pub async fn serve(addr: SocketAddr, metrics: Metrics, probes: Probes, stop: CancellationToken) -> std::io::Result<SocketAddr> {
+pub async fn serve(
+    addr: SocketAddr,
+    metrics: Metrics,
+    probes: Probes,
+    stop: CancellationToken,
+) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(addr).await?;
     let bound = listener.local_addr()?;
     let router = Router::new()
         .route("/metrics", get(page))
-        .route("/livez", get(async |State(state): State<OpsState>| answer(state.1.live())))
-        .route("/readyz", get(async |State(state): State<OpsState>| answer(state.1.ready())))
+        .route(
+            "/livez",
+            get(async |State(state): State<OpsState>| answer(state.1.live())),
+        )
+        .route(
+            "/readyz",
+            get(async |State(state): State<OpsState>| answer(state.1.ready())),
+        )
         .with_state((metrics, probes));
     tokio::spawn(async move {
         let server = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
@@ -31,7 +42,9 @@ pub async fn serve(addr: SocketAddr, metrics: Metrics, probes: Probes, stop: Can
 
 type OpsState = (Metrics, Probes);
 
-async fn page(State((metrics, _)): State<OpsState>) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
+async fn page(
+    State((metrics, _)): State<OpsState>,
+) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
     let page = metrics.page().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([("content-type", "text/plain; version=0.0.4")], page))
 }

@@ -2,14 +2,18 @@
 //! chat, a webhook or a URL: labels are bounded.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Bounds of durations from a fast local answer to a request's deadline, in seconds.
-const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
 /// Bounds of delays of windows and backlogs, in seconds.
-const LONG_SECONDS: &[f64] = &[0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
+const LONG_SECONDS: &[f64] = &[
+    0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0,
+];
 /// Bounds of counts of messages.
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 
@@ -34,14 +38,20 @@ macro_rules! make {
 make!(IntCounter, (), |opts, _shape| IntCounter::with_opts(opts));
 make!(IntGauge, (), |opts, _shape| IntGauge::with_opts(opts));
 make!(Gauge, (), |opts, _shape| Gauge::with_opts(opts));
-make!(IntCounterVec, &'static [&'static str], |opts, labels| IntCounterVec::new(opts, labels));
-make!(IntGaugeVec, &'static [&'static str], |opts, labels| IntGaugeVec::new(opts, labels));
+make!(IntCounterVec, &'static [&'static str], |opts, labels| {
+    IntCounterVec::new(opts, labels)
+});
+make!(IntGaugeVec, &'static [&'static str], |opts, labels| {
+    IntGaugeVec::new(opts, labels)
+});
 make!(Histogram, &'static [f64], |opts, bounds| {
     Histogram::with_opts(HistogramOpts::from(opts).buckets(bounds.to_vec()))
 });
-make!(HistogramVec, (&'static [&'static str], &'static [f64]), |opts, shape| {
-    HistogramVec::new(HistogramOpts::from(opts).buckets(shape.1.to_vec()), shape.0)
-});
+make!(
+    HistogramVec,
+    (&'static [&'static str], &'static [f64]),
+    |opts, shape| HistogramVec::new(HistogramOpts::from(opts).buckets(shape.1.to_vec()), shape.0)
+);
 
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $field:ident: $kind:ty = $name:literal $shape:expr;)+) => {
@@ -165,9 +175,15 @@ impl Metrics {
     /// # Errors
     /// As [`Metrics::new`].
     pub fn start() -> prometheus::Result<Self> {
-        use crate::{model::{delivery::Outcome, event::Skip}, wire::PoisonReason};
+        use crate::{
+            model::{delivery::Outcome, event::Skip},
+            wire::PoisonReason,
+        };
         let metrics = Self::new()?;
-        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         metrics.start_time.set(crate::io::clock::now().0 as f64 / 1000.0);
         for skip in Skip::ALL {
             metrics.events_skipped.with_label_values(&[skip.as_str()]);
@@ -197,7 +213,10 @@ mod tests {
             let name = line.split(' ').nth(2).unwrap();
             assert!(name.starts_with("bundlehook_"), "{name}");
         }
-        for line in page.lines().filter(|line| line.starts_with("# TYPE ") && line.ends_with(" counter")) {
+        for line in page
+            .lines()
+            .filter(|line| line.starts_with("# TYPE ") && line.ends_with(" counter"))
+        {
             assert!(line.split(' ').nth(2).unwrap().ends_with("_total"), "{line}");
         }
     }

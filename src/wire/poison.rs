@@ -57,16 +57,25 @@ pub struct Poison {
 
 impl Poison {
     pub(super) fn missing(field: &str) -> Self {
-        Self { reason: PoisonReason::MissingField, detail: format!("`{field}` is missing or null") }
+        Self {
+            reason: PoisonReason::MissingField,
+            detail: format!("`{field}` is missing or null"),
+        }
     }
 
     pub(super) fn invalid(field: &str, problem: impl fmt::Display) -> Self {
-        Self { reason: PoisonReason::InvalidField, detail: format!("`{field}` {problem}") }
+        Self {
+            reason: PoisonReason::InvalidField,
+            detail: format!("`{field}` {problem}"),
+        }
     }
 
     pub(super) fn utf8(error: std::str::Utf8Error) -> Self {
         let detail = format!("the value is not UTF-8 from byte {} on", error.valid_up_to());
-        Self { reason: PoisonReason::InvalidUtf8, detail }
+        Self {
+            reason: PoisonReason::InvalidUtf8,
+            detail,
+        }
     }
 
     /// Names the field that a JSON error belongs to, by its path.
@@ -78,9 +87,15 @@ impl Poison {
         }
         if inner.is_data() {
             let detail = format!("the value is {}", Redacted(&inner));
-            return Self { reason: PoisonReason::InvalidField, detail };
+            return Self {
+                reason: PoisonReason::InvalidField,
+                detail,
+            };
         }
-        Self { reason: PoisonReason::InvalidJson, detail: format!("the value is not JSON: {}", Redacted(&inner)) }
+        Self {
+            reason: PoisonReason::InvalidJson,
+            detail: format!("the value is not JSON: {}", Redacted(&inner)),
+        }
     }
 }
 
@@ -90,7 +105,10 @@ struct Redacted<'a>(&'a serde_json::Error);
 impl fmt::Display for Redacted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();
-        let text = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: ")).unwrap_or(&text);
+        let text = text
+            .strip_prefix("invalid type: ")
+            .or_else(|| text.strip_prefix("invalid value: "))
+            .unwrap_or(&text);
         match (text.find('"'), text.rfind('"')) {
             (Some(first), Some(last)) if first < last => {
                 write!(f, "{}…{}", &text[..=first], &text[last..])

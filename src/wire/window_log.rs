@@ -150,7 +150,8 @@ pub fn decode(log: &[u8]) -> Result<Vec<Frame<'_>>, DamagedLog> {
     let mut rest = log;
     while !rest.is_empty() {
         let at = log.len() - rest.len();
-        let (frame, after) = postcard::take_from_bytes(rest).map_err(|_| DamagedLog { at, len: log.len() })?;
+        let (frame, after) =
+            postcard::take_from_bytes(rest).map_err(|_| DamagedLog { at, len: log.len() })?;
         frames.push(frame);
         rest = after;
     }
@@ -169,8 +170,13 @@ mod tests {
 
     #[test]
     fn frames_read_back_one_after_another() {
-        let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
-        let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else { panic!() };
+        let line = include_str!("../../tests/examples/events.jsonl")
+            .lines()
+            .next()
+            .unwrap();
+        let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else {
+            panic!()
+        };
         let object = String::from_utf8(body::message_object(&event.message)).unwrap();
         let frames = [
             Frame::ChatV1(ChatDetails::of(&event)),

@@ -1,6 +1,11 @@
 //! What all clients have in common: the brokers, the properties, the names of topics and groups.
 
-use rdkafka::ClientConfig;
+use rdkafka::{
+    ClientConfig, ClientContext,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tracing::warn;
 
 use crate::config::{KafkaSettings, TopicSettings};
 
@@ -9,7 +14,9 @@ use crate::config::{KafkaSettings, TopicSettings};
 #[must_use]
 pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &settings.brokers).set("client.id", "bundlehook");
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("client.id", "bundlehook");
     with_properties(&mut config, settings);
     config
 }
@@ -20,6 +27,25 @@ pub fn with_properties(config: &mut ClientConfig, settings: &KafkaSettings) {
         config.set(name, value);
     }
 }
+
+/// Logs what librdkafka reports, once. The end of a partition is no error.
+pub fn log_error(error: &KafkaError, reason: &str) {
+    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+        warn!(%error, reason, "kafka");
+    }
+}
+
+/// A context that only logs.
+#[derive(Debug, Clone, Default)]
+pub struct LoggingContext;
+
+impl ClientContext for LoggingContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for LoggingContext {}
 
 /// Names of topics and consumer groups, with the prefix.
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::client::{Topics, with_properties};
+use super::client::{LoggingContext, Topics, with_properties};
 use crate::{
     config::KafkaSettings,
     model::{
@@ -80,8 +80,14 @@ impl SettingsTail {
         let (sender, fresh) = watch::channel(None);
         let reader = Reader {
             topics: [
-                Followed::new(topics.webhook_settings.clone(), config.create()?),
-                Followed::new(topics.webhook_states.clone(), config.create()?),
+                Followed::new(
+                    topics.webhook_settings.clone(),
+                    config.create_with_context(LoggingContext)?,
+                ),
+                Followed::new(
+                    topics.webhook_states.clone(),
+                    config.create_with_context(LoggingContext)?,
+                ),
             ],
             directory: directory.clone(),
             fresh: sender,
@@ -110,7 +116,10 @@ impl SettingsTail {
     /// has ended.
     pub async fn fresh_for(&self, polled_at: Instant) -> bool {
         let mut fresh = self.fresh.clone();
-        fresh.wait_for(|asked| asked.is_some_and(|asked| asked + FRESHNESS >= polled_at)).await.is_ok()
+        fresh
+            .wait_for(|asked| asked.is_some_and(|asked| asked + FRESHNESS >= polled_at))
+            .await
+            .is_ok()
     }
 
     /// A receiver that changes whenever the topics have been read to their end again.
@@ -126,7 +135,7 @@ type Ends = HashMap<i32, i64>;
 /// One topic that is read from its beginning.
 struct Followed {
     topic: String,
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<LoggingContext>,
     /// Next offset by partition.
     positions: Ends,
     /// Partitions of which librdkafka has said that there is no more, and that have given nothing since.
@@ -136,16 +145,28 @@ struct Followed {
 }
 
 impl Followed {
-    fn new(topic: String, consumer: BaseConsumer) -> Self {
-        Self { topic, consumer, positions: Ends::new(), at_end: HashSet::new(), asked: Default::default() }
+    fn new(topic: String, consumer: BaseConsumer<LoggingContext>) -> Self {
+        Self {
+            topic,
+            consumer,
+            positions: Ends::new(),
+            at_end: HashSet::new(),
+            asked: Default::default(),
+        }
     }
 
     /// Assigns every partition from its beginning.
     fn assign(&self) -> Result<(), KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), REQUEST_WAIT)?;
-        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        let partitions = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
-            let problem = format!("topic `{}` does not exist; create it with `bundlehook topics`", self.topic);
+            let problem = format!(
+                "topic `{}` does not exist; create it with `bundlehook topics`",
+                self.topic
+            );
             return Err(KafkaError::Subscription(problem));
         }
         let mut list = TopicPartitionList::new();
@@ -159,7 +180,9 @@ impl Followed {
     fn ask(&mut self) -> Result<(), KafkaError> {
         let mut ends = Ends::new();
         for element in self.consumer.assignment()?.elements() {
-            let (_, end) = self.consumer.fetch_watermarks(&self.topic, element.partition(), REQUEST_WAIT)?;
+            let (_, end) = self
+                .consumer
+                .fetch_watermarks(&self.topic, element.partition(), REQUEST_WAIT)?;
             ends.insert(element.partition(), end);
         }
         self.asked = [std::mem::take(&mut self.asked[1]), ends];
@@ -169,7 +192,9 @@ impl Followed {
     /// True if everything below the end offsets last asked for has been read.
     fn has_reached(&self) -> bool {
         self.asked[1].iter().all(|(partition, end)| {
-            self.positions.get(partition).is_some_and(|position| position >= end)
+            self.positions
+                .get(partition)
+                .is_some_and(|position| position >= end)
                 || *end == 0
                 || self.has_only_holes(*partition, *end)
         })
@@ -251,8 +276,15 @@ impl Reader {
 
     fn take(&self, topic: usize, message: &BorrowedMessage<'_>) {
         let at = Millis(message.timestamp().to_millis().unwrap_or_default());
-        let place = Place { at, offset: message.offset() };
-        if topic == 0 { self.take_settings(place, message) } else { self.take_state(place, message) }
+        let place = Place {
+            at,
+            offset: message.offset(),
+        };
+        if topic == 0 {
+            self.take_settings(place, message);
+        } else {
+            self.take_state(place, message);
+        }
     }
 
     fn take_settings(&self, place: Place, message: &BorrowedMessage<'_>) {
@@ -295,7 +327,10 @@ impl Reader {
         let Some(value) = message.payload() else { return };
         match state::decode(value) {
             Ok((id, state)) => {
-                self.directory.write().unwrap_or_else(PoisonError::into_inner).state(place, &id, state);
+                self.directory
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .state(place, &id, state);
             }
             Err(poison) => warn!(offset = message.offset(), %poison, "a state that can't be read"),
         }
@@ -308,6 +343,12 @@ fn keyed(webhook: Webhook, key: Option<&[u8]>) -> Result<Webhook, Poison> {
         return Ok(webhook);
     }
     let key = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
-    let detail = format!("the record's key is `{key}`, expected `{}`, its `webhook_id`", webhook.webhook_id);
-    Err(Poison { reason: PoisonReason::InvalidSettings, detail })
+    let detail = format!(
+        "the record's key is `{key}`, expected `{}`, its `webhook_id`",
+        webhook.webhook_id
+    );
+    Err(Poison {
+        reason: PoisonReason::InvalidSettings,
+        detail,
+    })
 }

@@ -44,7 +44,9 @@ impl From<RedisError> for StoreError {
                 | ServerErrorKind::ReadOnly => Self::Busy(error),
                 _ => Self::Bug(error),
             },
-            _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => Self::Busy(error),
+            _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
+                Self::Busy(error)
+            }
             (_, ErrorKind::Parse | ErrorKind::UnexpectedReturnType) => Self::Damaged(error.to_string()),
             _ => Self::Busy(error),
         }
@@ -84,7 +86,10 @@ impl Redis {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn invoke<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+    pub async fn invoke<T: FromRedisValue>(
+        &self,
+        invocation: &ScriptInvocation<'_>,
+    ) -> Result<T, StoreError> {
         Ok(invocation.invoke_async(&mut self.connection.clone()).await?)
     }
 

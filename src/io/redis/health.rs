@@ -26,7 +26,11 @@ impl HealthStore {
     /// The slots under a prefix of topics.
     #[must_use]
     pub fn new(redis: Redis, prefix: &str) -> Self {
-        Self { redis, swap: Script::new(include_str!("swap.lua")), prefix: prefix.to_owned() }
+        Self {
+            redis,
+            swap: Script::new(include_str!("swap.lua")),
+            prefix: prefix.to_owned(),
+        }
     }
 
     fn key(&self, webhook: &WebhookId) -> String {
@@ -46,10 +50,15 @@ impl HealthStore {
         mut change: impl FnMut(&mut Health) -> T,
     ) -> Result<(T, Health), StoreError> {
         loop {
-            let mut health = if seen.0.is_empty() { initial.clone() } else { decode(&seen.0)? };
+            let mut health = if seen.0.is_empty() {
+                initial.clone()
+            } else {
+                decode(&seen.0)?
+            };
             health = health.under(initial.activation);
             let answer = change(&mut health);
-            let changed = serde_json::to_string(&health).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let changed =
+                serde_json::to_string(&health).map_err(|error| StoreError::Damaged(error.to_string()))?;
             let call = {
                 let mut call = self.swap.key(self.key(webhook));
                 call.arg(&seen.0).arg(&changed);
@@ -78,9 +87,13 @@ pub fn initial(activation: Activation, disabled: Option<Disabled>) -> Health {
 }
 
 fn decode(text: &str) -> Result<Health, StoreError> {
-    let health: Health = serde_json::from_str(text).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let health: Health =
+        serde_json::from_str(text).map_err(|error| StoreError::Damaged(error.to_string()))?;
     if health.v != HEALTH_VERSION {
-        return Err(StoreError::Damaged(format!("health of version {}, expected {HEALTH_VERSION}", health.v)));
+        return Err(StoreError::Damaged(format!(
+            "health of version {}, expected {HEALTH_VERSION}",
+            health.v
+        )));
     }
     Ok(health)
 }

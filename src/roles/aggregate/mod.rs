@@ -60,7 +60,11 @@ pub async fn start(
         drain: DRAIN,
         embedded: process.embedded,
     };
-    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, topic_id });
+    let aggregate = Arc::new(Aggregate {
+        process: process.clone(),
+        windows,
+        topic_id,
+    });
     tokio::spawn(keep_unusable_settings(process.clone(), unusable));
     let spawn = Box::new(move |feed| {
         let aggregate = aggregate.clone();
@@ -72,7 +76,8 @@ pub async fn start(
 /// Waits for the topic of events and reads its id.
 async fn source_id(process: &Process) -> anyhow::Result<String> {
     let topic = process.topics.message_events.clone();
-    let client: AdminClient<DefaultClientContext> = crate::io::kafka::client_config(&process.kafka).create()?;
+    let client: AdminClient<DefaultClientContext> =
+        crate::io::kafka::client_config(&process.kafka).create()?;
     let client = Arc::new(client);
     loop {
         let (client, name) = (client.clone(), topic.clone());
@@ -87,7 +92,10 @@ async fn source_id(process: &Process) -> anyhow::Result<String> {
 }
 
 /// Settings that can't be used go to the dead letters; the former ones stay in force.
-async fn keep_unusable_settings(process: Process, mut unusable: tokio::sync::mpsc::UnboundedReceiver<Unusable>) {
+async fn keep_unusable_settings(
+    process: Process,
+    mut unusable: tokio::sync::mpsc::UnboundedReceiver<Unusable>,
+) {
     while let Some(record) = unusable.recv().await {
         let headers = [
             ("reason", record.poison.reason.as_str().to_owned()),
@@ -104,7 +112,11 @@ async fn keep_unusable_settings(process: Process, mut unusable: tokio::sync::mps
             value: Some(&record.value),
             headers: &headers,
         };
-        process.metrics.dead_letters.with_label_values(&[record.poison.reason.as_str()]).inc();
+        process
+            .metrics
+            .dead_letters
+            .with_label_values(&[record.poison.reason.as_str()])
+            .inc();
         if let Err(error) = process.publisher.publish(&letter, &AckGroup::default()).await {
             process.fail(format!("a dead letter could not be published: {error}"));
         }
@@ -116,7 +128,11 @@ impl Aggregate {
     async fn work(&self, mut feed: PartitionFeed) {
         let stop = feed.stopped();
         let partition = feed.partition;
-        let owned = self.process.metrics.partitions_owned.with_label_values(&["aggregate"]);
+        let owned = self
+            .process
+            .metrics
+            .partitions_owned
+            .with_label_values(&["aggregate"]);
         owned.inc();
         // What this process has seen applied: a state below that went backwards.
         let mut remembered = None;

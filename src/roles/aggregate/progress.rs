@@ -40,16 +40,25 @@ impl Progress {
     /// now.
     ///
     /// `parts_known_to` is the offset up to which all sealed parts are listed.
-    pub fn collect(&mut self, metadata: &mut AggregateMetadata, parts_known_to: Option<i64>) -> Vec<ClosedPage> {
+    pub fn collect(
+        &mut self,
+        metadata: &mut AggregateMetadata,
+        parts_known_to: Option<i64>,
+    ) -> Vec<ClosedPage> {
         while self.at_once.front().is_some_and(|(_, acks)| acks.is_complete()) {
             if let Some((next, _)) = self.at_once.pop_front() {
                 metadata.none = metadata.none.max(next);
             }
         }
         while self.parts.front().is_some_and(|(_, acks)| acks.is_complete()) {
-            self.parts_done.extend(self.parts.pop_front().map(|(part, _)| part));
+            self.parts_done
+                .extend(self.parts.pop_front().map(|(part, _)| part));
         }
-        let pending = self.parts.front().map(|(part, _)| part).or(self.parts_waiting.front());
+        let pending = self
+            .parts
+            .front()
+            .map(|(part, _)| part)
+            .or(self.parts_waiting.front());
         if let Some(known_to) = parts_known_to {
             metadata.parts = metadata.parts.max(pending.map_or(known_to, |part| part.by));
         }

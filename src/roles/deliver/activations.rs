@@ -33,6 +33,9 @@ pub(super) async fn keep(process: Process) {
                 return;
             }
         }
-        process.metrics.webhooks.set(process.tail.directory().len() as i64);
+        process
+            .metrics
+            .webhooks
+            .set(process.tail.directory().len() as i64);
     }
 }

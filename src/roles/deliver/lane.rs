@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A lane without work ends after so long.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// How often a lane that waits looks at its webhook's settings and health.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -58,15 +58,31 @@ impl Drop for Waiting {
 }
 
 impl Queued {
-    pub fn new(delivery: Delivery, settlements: Settlements, room: OwnedSemaphorePermit, metrics: &Metrics) -> Self {
-        let counted = Waiting { metrics: metrics.clone(), bytes: delivery.body.len() as i64 };
+    pub fn new(
+        delivery: Delivery,
+        settlements: Settlements,
+        room: OwnedSemaphorePermit,
+        metrics: &Metrics,
+    ) -> Self {
+        let counted = Waiting {
+            metrics: metrics.clone(),
+            bytes: delivery.body.len() as i64,
+        };
         metrics.deliveries_waiting.inc();
         metrics.deliveries_waiting_bytes.add(counted.bytes);
-        Self { delivery, settlements, _room: room, counted }
+        Self {
+            delivery,
+            settlements,
+            _room: room,
+            counted,
+        }
     }
 
     fn chat(&self) -> Chat {
-        (self.delivery.head.workspace_id.clone(), self.delivery.head.chat_id.clone())
+        (
+            self.delivery.head.workspace_id.clone(),
+            self.delivery.head.chat_id.clone(),
+        )
     }
 
     /// It is done with.
@@ -124,7 +140,9 @@ impl Lane {
         loop {
             self.dispatch().await;
             let idle = self.chats.is_empty() && self.in_flight.is_empty();
-            let wake = self.wait_until.unwrap_or_else(|| Instant::now() + if idle { IDLE } else { LOOK });
+            let wake = self
+                .wait_until
+                .unwrap_or_else(|| Instant::now() + if idle { IDLE } else { LOOK });
             tokio::select! {
                 biased;
                 Some(done) = self.in_flight.join_next() => match done {
@@ -145,7 +163,7 @@ impl Lane {
     /// Reads the health, and publishes what another process left in the outbox.
     async fn look(&mut self) {
         let Some(current) = self.current() else { return };
-        let (_, health) = self.deliver.update_health(&current, &self.seen, |_| ()).await;
+        let ((), health) = self.deliver.update_health(&current, &self.seen, |_| ()).await;
         let health = self.deliver.publish_notices(&current, health, &self.seen).await;
         self.circuit = health.circuit;
     }
@@ -169,12 +187,20 @@ impl Lane {
     async fn dispatch(&mut self) {
         while !self.ready.is_empty() && self.wait_until.is_none_or(|until| until <= Instant::now()) {
             self.drop_unwanted();
-            let Some(current) = self.current().filter(|_| !self.ready.is_empty()) else { return };
-            let most = if self.circuit == Circuit::Healthy { usize::from(self.deliver.settings.lane_requests) } else { 1 };
+            let Some(current) = self.current().filter(|_| !self.ready.is_empty()) else {
+                return;
+            };
+            let most = if self.circuit == Circuit::Healthy {
+                usize::from(self.deliver.settings.lane_requests)
+            } else {
+                1
+            };
             if self.in_flight.len() >= most {
                 return;
             }
-            let Some(lease) = self.permission(&current).await else { return };
+            let Some(lease) = self.permission(&current).await else {
+                return;
+            };
             self.start(current, lease);
         }
     }
@@ -207,9 +233,15 @@ impl Lane {
 
     /// Starts the delivery that has waited longest of those that may go.
     fn start(&mut self, current: Current, lease: Option<Uuid>) {
-        let Some((place, chat)) = self.ready.pop_first() else { return };
-        let Some(queue) = self.chats.get_mut(&chat) else { return };
-        let Some((_, queued)) = queue.waiting.pop_front() else { return };
+        let Some((place, chat)) = self.ready.pop_first() else {
+            return;
+        };
+        let Some(queue) = self.chats.get_mut(&chat) else {
+            return;
+        };
+        let Some((_, queued)) = queue.waiting.pop_front() else {
+            return;
+        };
         let Some(in_flight) = queued.settlements.begin() else {
             self.advance(&chat);
             return;
@@ -218,7 +250,10 @@ impl Lane {
         if let Some(rate) = current.webhook.max_per_second {
             self.wait_until = Some(Instant::now() + Duration::from_secs(1) / u32::from(rate));
         }
-        let attempt = self.deliver.clone().attempt(queued, current, lease, self.seen.clone(), in_flight);
+        let attempt = self
+            .deliver
+            .clone()
+            .attempt(queued, current, lease, self.seen.clone(), in_flight);
         self.in_flight.spawn(async move { (place, attempt.await) });
     }
 
@@ -227,7 +262,9 @@ impl Lane {
         let metrics = self.deliver.process.metrics.clone();
         while let Some((_, chat)) = self.ready.first_key_value() {
             let chat = chat.clone();
-            let Some((_, queued)) = self.chats.get(&chat).and_then(|queue| queue.waiting.front()) else { return };
+            let Some((_, queued)) = self.chats.get(&chat).and_then(|queue| queue.waiting.front()) else {
+                return;
+            };
             let dropped = {
                 let directory = self.deliver.process.tail.directory();
                 directory.owner_dropped(&self.webhook, queued.delivery.head.arrived_at)
@@ -237,7 +274,10 @@ impl Lane {
                 return;
             }
             self.ready.pop_first();
-            let removed = self.chats.get_mut(&chat).and_then(|queue| queue.waiting.pop_front());
+            let removed = self
+                .chats
+                .get_mut(&chat)
+                .and_then(|queue| queue.waiting.pop_front());
             if let Some((_, queued)) = removed.filter(|(_, queued)| !queued.settlements.is_revoked()) {
                 metrics.bundles_settled.with_label_values(&["dropped"]).inc();
                 queued.settle();
@@ -248,7 +288,9 @@ impl Lane {
 
     /// Lets the next delivery of a chat get ready, or forgets the chat.
     fn advance(&mut self, chat: &Chat) {
-        let Some(queue) = self.chats.get_mut(chat) else { return };
+        let Some(queue) = self.chats.get_mut(chat) else {
+            return;
+        };
         queue.busy = false;
         match queue.waiting.front() {
             Some((place, _)) => {
@@ -261,7 +303,12 @@ impl Lane {
     }
 
     fn finish(&mut self, place: u64, attempted: Attempted) {
-        let Attempted { queued, settlement, health, in_flight } = attempted;
+        let Attempted {
+            queued,
+            settlement,
+            health,
+            in_flight,
+        } = attempted;
         self.circuit = health.circuit;
         let chat = queued.chat();
         if settlement == Settlement::Open {

@@ -109,7 +109,13 @@ impl WindowStore {
     #[must_use]
     pub fn new(redis: Redis, prefix: &str, partition: i32, token: Uuid) -> Self {
         let tag = format!("{{{prefix}me:{partition}}}");
-        Self { redis, scripts: Scripts::new(), tag, token: token.to_string(), incarnation: String::new() }
+        Self {
+            redis,
+            scripts: Scripts::new(),
+            tag,
+            token: token.to_string(),
+            incarnation: String::new(),
+        }
     }
 
     fn owner(&self) -> String {
@@ -141,8 +147,14 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn claim(&self) -> Result<Found, StoreError> {
-        type Answer =
-            (Option<u32>, Option<String>, Option<String>, Option<String>, Option<i64>, Option<String>);
+        type Answer = (
+            Option<u32>,
+            Option<String>,
+            Option<String>,
+            Option<String>,
+            Option<i64>,
+            Option<String>,
+        );
         let answer: Answer = self.redis.invoke(&self.call(&self.scripts.claim)).await?;
         let (version, writer, topic, incarnation, applied, closed) = answer;
         Ok(Found {
@@ -198,19 +210,32 @@ impl WindowStore {
         for bucket in filters.keys() {
             call.key(self.key(&format!("seen:{bucket}")));
         }
-        call.arg(from).arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
-        call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
-        call.arg(filters.len()).arg(plan.at_once.len()).arg(plan.windows.len());
+        call.arg(from)
+            .arg(to)
+            .arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
+        call.arg(rule.part_messages)
+            .arg(rule.part_bytes)
+            .arg(REPEAT_SPAN_MS)
+            .arg(3 * REPEAT_SPAN_MS);
+        call.arg(filters.len())
+            .arg(plan.at_once.len())
+            .arg(plan.windows.len());
         for message in &plan.at_once {
             let bucket = message.arrived.0.div_euclid(REPEAT_SPAN_MS);
             call.arg(filters[&bucket]).arg(filters[&(bucket - 1)]);
-            call.arg(&message.repeat_key).arg(message.offset).arg(message.arrived.0);
+            call.arg(&message.repeat_key)
+                .arg(message.offset)
+                .arg(message.arrived.0);
         }
         for (key, window) in &plan.windows {
             self.add_window(&mut call, key, window);
         }
         let (duplicates, sealed, repeats): (u64, u64, String) = self.redis.invoke(&call).await?;
-        Ok(Applied { duplicates, sealed, repeats: repeats.chars().map(|flag| flag == '1').collect() })
+        Ok(Applied {
+            duplicates,
+            sealed,
+            repeats: repeats.chars().map(|flag| flag == '1').collect(),
+        })
     }
 
     fn add_window(&self, call: &mut ScriptInvocation<'_>, key: &WindowKey, window: &WindowAppend) {
@@ -225,7 +250,11 @@ impl WindowStore {
         }
         call.arg(window.messages.len());
         for message in &window.messages {
-            call.arg(message.offset).arg(&message.message_id).arg(message.size).arg(message.chat).arg(&message.frame);
+            call.arg(message.offset)
+                .arg(&message.message_id)
+                .arg(message.size)
+                .arg(message.chat)
+                .arg(&message.frame);
         }
     }
 
@@ -237,19 +266,28 @@ impl WindowStore {
         let mut call = self.call(&self.scripts.open);
         call.key(self.key("open"));
         let open: HashMap<i64, i64> = self.redis.invoke(&call).await?;
-        Ok(open.into_iter().map(|(boundary, first)| (Millis(boundary), first)).collect())
+        Ok(open
+            .into_iter()
+            .map(|(boundary, first)| (Millis(boundary), first))
+            .collect())
     }
 
     /// Windows that end at a boundary, in the order of closing, from a rank on.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if a name can't be read.
-    pub async fn due(&self, boundary: Millis, rank: usize, most: usize) -> Result<Vec<(WindowKey, i64)>, StoreError> {
+    pub async fn due(
+        &self,
+        boundary: Millis,
+        rank: usize,
+        most: usize,
+    ) -> Result<Vec<(WindowKey, i64)>, StoreError> {
         let mut call = self.call(&self.scripts.due);
         call.key(self.due_key(boundary)).arg(rank).arg(rank + most - 1);
         let page: Vec<(String, i64)> = self.redis.invoke(&call).await?;
         let parse = |(name, first): (String, i64)| {
-            let key = WindowKey::parse(&name).ok_or(StoreError::Damaged(format!("name of a window: `{name}`")))?;
+            let key =
+                WindowKey::parse(&name).ok_or(StoreError::Damaged(format!("name of a window: `{name}`")))?;
             Ok((key, first))
         };
         page.into_iter().map(parse).collect()
@@ -273,7 +311,9 @@ impl WindowStore {
     /// [`StoreError`]
     pub async fn forget(&self, boundary: Millis, windows: &[WindowKey]) -> Result<(), StoreError> {
         let mut call = self.call(&self.scripts.forget);
-        call.key(self.key("open")).key(self.due_key(boundary)).arg(boundary.0);
+        call.key(self.key("open"))
+            .key(self.due_key(boundary))
+            .arg(boundary.0);
         for name in windows.iter().map(WindowKey::name) {
             for key in self.window_keys(&name) {
                 call.key(key);
@@ -296,7 +336,12 @@ impl WindowStore {
             let mut part = || {
                 let by = fields.next()?.parse().ok()?;
                 let part = fields.next()?.parse().ok()?;
-                Some(SealedPart { name: name.clone(), by, part, key: WindowKey::parse(fields.next()?)? })
+                Some(SealedPart {
+                    name: name.clone(),
+                    by,
+                    part,
+                    key: WindowKey::parse(fields.next()?)?,
+                })
             };
             part().ok_or_else(|| StoreError::Damaged(format!("name of a part: `{name}`")))
         };
@@ -329,8 +374,12 @@ impl WindowStore {
 /// The keys of the filter for repeats that a batch touches, by their ten minutes, each with its number from 1: those
 /// of each message's arrival, and the ones before.
 fn filter_buckets(at_once: &[AtOnce]) -> BTreeMap<i64, usize> {
-    let present = at_once.iter().map(|message| message.arrived.0.div_euclid(REPEAT_SPAN_MS));
-    let mut buckets: BTreeMap<i64, usize> = present.flat_map(|bucket| [(bucket - 1, 0), (bucket, 0)]).collect();
+    let present = at_once
+        .iter()
+        .map(|message| message.arrived.0.div_euclid(REPEAT_SPAN_MS));
+    let mut buckets: BTreeMap<i64, usize> = present
+        .flat_map(|bucket| [(bucket - 1, 0), (bucket, 0)])
+        .collect();
     for (number, index) in buckets.values_mut().zip(1..) {
         *number = index;
     }
