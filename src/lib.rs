@@ -1,4 +1,4 @@
-//! Bundlehook brings `WhatsApp` messages from Kafka to customers' webhooks, at once or bundled per chat and window.
+//! Bundlehook brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
 
 pub mod flow;
 pub mod model;
@@ -12,3 +12,5 @@ pub mod io;
 pub mod ops;
 #[cfg(feature = "io")]
 pub mod roles;
+#[cfg(feature = "io")]
+pub mod tools;

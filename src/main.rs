@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use bundlehook::{
     config::{self, Command, Exit},
     ops::{logging, shutdown},
-    roles::Roles,
+    roles::{Roles, dev},
+    tools,
 };
 
 fn main() -> ExitCode {
@@ -30,7 +31,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Aggregate(command) => Roles::from(command).run(stop).await,
         Command::Deliver(command) => Roles::from(command).run(stop).await,
         Command::All(command) => Roles::from(command).run(stop).await,
-        _ => anyhow::bail!("not there yet"),
+        Command::Dev(command) => dev::run(command, stop).await,
+        Command::Topics(command) => tools::topics::run(command.kafka, command.topics).await,
+        Command::Produce(command) => {
+            tools::produce::run(command.kafka, command.produce, stop.cancelled_owned()).await
+        }
+        Command::Receive(command) => tools::receive::run(command.receive, stop.cancelled_owned()).await,
     }
 }
 

@@ -36,7 +36,7 @@ pub struct DeliverySettings {
         long,
         env = "BUNDLEHOOK_LANE_REQUESTS",
         default_value_t = 8,
-        value_parser = clap::value_parser!(u16).range(1..=1000)
+        value_parser = value::number::<u16>(1..=1000)
     )]
     pub lane_requests: u16,
     /// Memory for bundles that wait, in MiB; reading pauses when it is full.
@@ -44,7 +44,7 @@ pub struct DeliverySettings {
         long,
         env = "BUNDLEHOOK_WAITING_MEMORY",
         default_value_t = 64,
-        value_parser = clap::value_parser!(u32).range(1..=65_536)
+        value_parser = value::number::<u32>(1..=65_536)
     )]
     pub waiting_memory: u32,
 }
@@ -53,9 +53,7 @@ impl DeliverySettings {
     /// Which addresses may be dialled.
     #[must_use]
     pub fn addresses(&self) -> AddressPolicy {
-        AddressPolicy {
-            allowed: self.allow_addresses.clone(),
-        }
+        AddressPolicy { allowed: self.allow_addresses.clone() }
     }
 
     /// How long a request in flight may take when the process stops: the request's deadline plus 5 s.

@@ -25,14 +25,8 @@ impl KafkaSettings {
     /// Settings for an embedded broker.
     #[must_use]
     pub fn embedded(brokers: String, properties: BTreeMap<String, String>) -> Self {
-        let topics = TopicSettings {
-            prefix: String::new(),
-        };
-        Self {
-            brokers,
-            properties: PropertyList(properties),
-            topics,
-        }
+        let topics = TopicSettings { prefix: String::new() };
+        Self { brokers, properties: PropertyList(properties), topics }
     }
 
     /// Names and values of librdkafka properties.

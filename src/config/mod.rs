@@ -10,9 +10,12 @@ mod tools;
 mod value;
 mod windows;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
-use clap::{CommandFactory, Parser, Subcommand, error::ContextKind};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 pub use self::{
     delivery::DeliverySettings,
@@ -26,7 +29,7 @@ pub use self::{
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: i32 = 64;
 
-/// Brings `WhatsApp` messages from Kafka to customers' webhooks, at once or bundled per chat and window.
+/// Brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
 #[derive(Debug, Parser)]
 #[command(name = "bundlehook", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
@@ -148,36 +151,54 @@ pub struct Exit {
 /// # Errors
 /// [`Exit`] with the help, the version, or a text that names the setting, the value and what is expected.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
-    Cli::try_parse_from(args).map_err(|error| {
-        if !error.use_stderr() {
-            return Exit {
-                text: error.to_string(),
-                code: 0,
-            };
-        }
-        let mut text = error.to_string();
-        if let Some(variable) = variable_of(&error) {
-            text.push_str(&format!(
-                "\nThe setting can also come from the environment variable {variable}.\n"
-            ));
-        }
-        Exit {
-            text,
-            code: EXIT_USAGE,
+    let args: Vec<OsString> = args.into_iter().collect();
+    Cli::try_parse_from(&args).map_err(|error| {
+        if error.use_stderr() {
+            Exit { text: explain(&error, &args), code: EXIT_USAGE }
+        } else {
+            Exit { text: error.to_string(), code: 0 }
         }
     })
 }
 
-/// The environment variable of the setting that an error is about.
-fn variable_of(error: &clap::Error) -> Option<String> {
-    let context = error.get(ContextKind::InvalidArg)?.to_string();
-    let flag = context.split_whitespace().next()?.strip_prefix("--")?;
+/// The error with the variables of the settings that it is about, and without what may hold a password.
+fn explain(error: &clap::Error, args: &[OsString]) -> String {
+    let mut text = error.to_string();
     let command = Cli::command();
-    let mut arguments = command
-        .get_arguments()
-        .chain(command.get_subcommands().flat_map(clap::Command::get_arguments));
-    let argument = arguments.find(|argument| argument.get_long() == Some(flag))?;
-    Some(argument.get_env()?.to_string_lossy().into_owned())
+    let settings = settings_of(error, &command, args);
+    let value = error.get(ContextKind::InvalidValue).map(|value| format!("'{value}'"));
+    if let Some(value) = value.filter(|_| settings.iter().any(|setting| setting.is_hide_env_values_set())) {
+        text = text.replace(&value, "'***'");
+    }
+    let variables: Vec<_> =
+        settings.iter().filter_map(|setting| setting.get_env()).map(OsStr::to_string_lossy).collect();
+    match variables.as_slice() {
+        [] => text,
+        [one] => text + &format!("\nThe setting can also come from the environment variable {one}.\n"),
+        many => text + &format!("\nThe settings can also come from the environment: {}.\n", many.join(", ")),
+    }
+}
+
+/// The settings that an error is about. The same flag may mean another setting in another subcommand.
+fn settings_of<'a>(error: &clap::Error, command: &'a clap::Command, args: &[OsString]) -> Vec<&'a clap::Arg> {
+    let subcommand = args.iter().skip(1).find_map(|arg| command.find_subcommand(arg));
+    let arguments =
+        || subcommand.into_iter().flat_map(clap::Command::get_arguments).chain(command.get_arguments());
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        let is_text = |name: &OsStr| std::env::var_os(name).is_none_or(|value| value.to_str().is_some());
+        return arguments()
+            .filter(|argument| argument.get_env().is_some_and(|name| !is_text(name)))
+            .collect();
+    }
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(one)) => std::slice::from_ref(one),
+        Some(ContextValue::Strings(many)) => many,
+        _ => &[],
+    };
+    let flags = named
+        .iter()
+        .flat_map(|usage| usage.split(['<', '>', '|', ' ']).filter_map(|word| word.strip_prefix("--")));
+    flags.filter_map(|flag| arguments().find(|argument| argument.get_long() == Some(flag))).collect()
 }
 
 #[cfg(test)]
@@ -197,33 +218,11 @@ mod tests {
     fn every_setting_has_an_environment_variable_and_a_help_text() {
         let command = Cli::command();
         for subcommand in command.get_subcommands() {
-            for argument in subcommand
-                .get_arguments()
-                .filter(|argument| argument.get_long().is_some())
-            {
+            for argument in subcommand.get_arguments().filter(|argument| argument.get_long().is_some()) {
                 let name = argument.get_long().unwrap_or_default();
                 assert!(argument.get_help().is_some(), "--{name} has no help");
-                let variable = argument
-                    .get_env()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                let own = [
-                    "file",
-                    "settings",
-                    "rate",
-                    "addr",
-                    "status",
-                    "delay",
-                    "out",
-                    "check",
-                    "partitions",
-                    "replication-factor",
-                ];
-                assert!(
-                    variable.starts_with("BUNDLEHOOK_") || own.contains(&name),
-                    "--{name} has no variable"
-                );
+                let variable = argument.get_env().unwrap_or_default().to_string_lossy().into_owned();
+                assert!(variable.starts_with("BUNDLEHOOK_"), "--{name} has no variable");
             }
         }
     }
@@ -236,6 +235,48 @@ mod tests {
         for part in ["--hour", "'abc'", "expected a duration", "BUNDLEHOOK_HOUR"] {
             assert!(exit.text.contains(part), "{part} in {}", exit.text);
         }
+    }
+
+    #[test]
+    fn a_wrong_value_that_may_hold_a_password_is_not_shown() {
+        for wrong in ["--redis-url=http://:s3cret@x/", "--kafka-properties=sasl.password=s3cret,nonsense=1"] {
+            let exit = parse_line(&format!("bundlehook aggregate --kafka-brokers=x:1 {wrong}")).unwrap_err();
+            assert!(exit.text.contains("'***'") && !exit.text.contains("s3cret"), "{}", exit.text);
+        }
+    }
+
+    #[test]
+    fn missing_settings_are_named_with_their_variables() {
+        let exit = parse_line("bundlehook deliver").unwrap_err();
+        assert!(exit.text.contains("BUNDLEHOOK_KAFKA_BROKERS, BUNDLEHOOK_REDIS_URL"), "{}", exit.text);
+        let exit = parse_line("bundlehook produce --kafka-brokers=x:1").unwrap_err();
+        assert!(exit.text.contains("BUNDLEHOOK_PRODUCE_FILE, BUNDLEHOOK_PRODUCE_SETTINGS"), "{}", exit.text);
+    }
+
+    #[test]
+    fn every_subcommand_is_read_with_its_defaults() {
+        let (kafka, redis) = ("--kafka-brokers=x:1", "--redis-url=redis://x");
+        for line in [
+            &format!("aggregate {kafka} {redis}"),
+            &format!("deliver {kafka} {redis}"),
+            &format!("all {kafka} {redis}"),
+            "dev",
+            &format!("topics {kafka}"),
+            &format!("produce {kafka} --file=a"),
+            "receive",
+        ] {
+            let read = parse_line(&format!("bundlehook {line}"));
+            assert!(read.is_ok(), "{line}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn produce_takes_one_input_and_a_rate() {
+        let line = "bundlehook produce --kafka-brokers=x:1 --rate=5";
+        assert!(parse_line(line).is_err());
+        assert!(parse_line(&format!("{line} --file=a")).is_ok());
+        assert!(parse_line(&format!("{line} --settings=a")).is_ok());
+        assert!(parse_line(&format!("{line} --file=a --settings=a")).is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 use std::net::SocketAddr;
 
+use super::value;
+
 /// What operators see.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Operations")]
@@ -8,7 +10,8 @@ pub struct OpsSettings {
     #[arg(
         long = "http-addr",
         env = "BUNDLEHOOK_HTTP_ADDR",
-        default_value = "127.0.0.1:9090"
+        default_value = "127.0.0.1:9090",
+        value_parser = value::socket_addr
     )]
     pub http_addr: SocketAddr,
 }
@@ -21,7 +24,7 @@ pub struct LogSettings {
     #[arg(long, env = "BUNDLEHOOK_LOG_FORMAT", default_value = "text", global = true)]
     pub log_format: LogFormat,
     /// What to log: a level, or directives like `info,bundlehook=debug`.
-    #[arg(long, env = "BUNDLEHOOK_LOG", default_value = "info", global = true)]
+    #[arg(long, env = "BUNDLEHOOK_LOG", default_value = "info", global = true, value_parser = value::log_filter)]
     pub log: String,
 }
 

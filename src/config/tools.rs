@@ -4,47 +4,64 @@ use super::value;
 
 /// What `topics` does.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Topics")]
 pub struct TopicsSettings {
-    /// Partitions of the topics that it creates; those of settings and notices have one.
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    /// Partitions of the topics that it creates; those of settings, states, health and notices get one.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_TOPICS_PARTITIONS",
+        default_value_t = 12,
+        value_parser = value::number::<i32>(1..=10_000)
+    )]
     pub partitions: i32,
     /// Replicas of the topics that it creates; -1 takes the broker's default.
-    #[arg(long, default_value_t = -1, value_parser = clap::value_parser!(i32).range(-1..=100), allow_negative_numbers = true)]
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_TOPICS_REPLICATION_FACTOR",
+        default_value_t = -1,
+        value_parser = value::replication_factor,
+        allow_negative_numbers = true
+    )]
     pub replication_factor: i32,
     /// Only check: create nothing, exit 1 if something is missing or differs.
-    #[arg(long)]
+    #[arg(long, env = "BUNDLEHOOK_TOPICS_CHECK", value_parser = value::switch)]
     pub check: bool,
 }
 
 /// What `produce` publishes.
 #[derive(Debug, Clone, clap::Args)]
-#[group(required = true, multiple = false, args = ["file", "settings"])]
+#[command(next_help_heading = "Input")]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("input").args(["file", "settings"]).required(true))]
 pub struct ProduceSettings {
     /// JSONL file of message events, one a line; `-` is standard input.
-    #[arg(long)]
+    #[arg(long, env = "BUNDLEHOOK_PRODUCE_FILE")]
     pub file: Option<PathBuf>,
-    /// JSONL file of webhook settings, one webhook a line; `-` is standard input.
-    #[arg(long)]
+    /// JSONL file of webhook settings, one webhook a line; `-` is standard input. A line
+    /// `{"webhook_id": "wh-1", "deleted": true}` deletes a webhook. Ends when the settings count, 5 s after they
+    /// were published.
+    #[arg(long, env = "BUNDLEHOOK_PRODUCE_SETTINGS", value_name = "FILE")]
     pub settings: Option<PathBuf>,
-    /// At most so many records a second.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    /// At most so many records a second; as fast as the broker takes them unless set.
+    #[arg(long, env = "BUNDLEHOOK_PRODUCE_RATE", value_parser = value::number::<u32>(1..=10_000_000))]
     pub rate: Option<u32>,
 }
 
 /// How `receive` answers.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Receiver")]
 pub struct ReceiveSettings {
-    /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:9000")]
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, env = "BUNDLEHOOK_RECEIVE_ADDR", default_value = "127.0.0.1:9000", value_parser = value::socket_addr)]
     pub addr: SocketAddr,
     /// Status to answer with.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=599))]
+    #[arg(long, env = "BUNDLEHOOK_RECEIVE_STATUS", default_value_t = 200, value_parser = value::number::<u16>(200..=599))]
     pub status: u16,
-    /// How long to wait before answering.
-    #[arg(long, default_value = "0", value_parser = value::duration_or_zero)]
+    /// How long to wait before answering, such as `500ms`.
+    #[arg(long, env = "BUNDLEHOOK_RECEIVE_DELAY", default_value = "0", value_parser = value::duration_or_zero)]
     pub delay: Duration,
-    /// Append every request as a JSON line to this file.
-    #[arg(long)]
+    /// Append every request as a JSON line to this file, before it is answered.
+    #[arg(long, env = "BUNDLEHOOK_RECEIVE_OUT", value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
 
@@ -54,7 +71,4 @@ pub struct DevSettings {
     /// Webhook settings to begin with, one JSON object a line.
     #[arg(long, env = "BUNDLEHOOK_DEV_SETTINGS")]
     pub settings: Option<PathBuf>,
-    /// Message events to publish once everything runs, one a line.
-    #[arg(long, env = "BUNDLEHOOK_DEV_FILE")]
-    pub file: Option<PathBuf>,
 }

@@ -1,7 +1,11 @@
 //! Parsers of single values. Their errors say what is expected.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap, fmt::Display, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration,
+};
 
+use rdkafka::{ClientConfig, error::KafkaError};
+use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use crate::model::{address::AllowedAddress, retry::RetrySchedule};
@@ -49,29 +53,75 @@ pub fn properties(text: &str) -> Result<BTreeMap<String, String>, String> {
         Some((name.trim().to_owned(), value.trim().to_owned()))
     };
     let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
-    let properties: Option<_> = pairs.map(property).collect();
-    properties.ok_or_else(|| {
+    let properties: Option<BTreeMap<_, _>> = pairs.map(property).collect();
+    let properties = properties.ok_or_else(|| {
         "expected librdkafka properties like `security.protocol=ssl,ssl.ca.location=/etc/ca.pem`".to_owned()
-    })
+    })?;
+    known_to_librdkafka(&properties)?;
+    Ok(properties)
+}
+
+/// Asks librdkafka itself. Its texts name a value only where it is none of free text, so never a password.
+fn known_to_librdkafka(properties: &BTreeMap<String, String>) -> Result<(), String> {
+    let config: ClientConfig = properties.clone().into_iter().collect();
+    match config.create_native_config() {
+        Err(KafkaError::ClientConfig(_, problem, name, _)) => {
+            Err(format!("expected librdkafka properties, but of `{name}` librdkafka says: {problem}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A whole number within a range.
+pub fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// How many replicas a topic gets.
+pub fn replication_factor(text: &str) -> Result<i32, String> {
+    let number = text.parse().ok().filter(|number| *number == -1 || (1..=100).contains(number));
+    number.ok_or_else(|| "expected a whole number from 1 to 100, or -1 for the broker's default".to_owned())
+}
+
+/// On or off, for a flag that stands in the environment.
+pub fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected `true` or `false`".to_owned())
+}
+
+/// An address to listen on.
+pub fn socket_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected an IP address and a port, such as `127.0.0.1:9000` or `[::1]:0`".to_owned())
+}
+
+/// What to log.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    let parsed = EnvFilter::builder().parse(text);
+    let expected = "expected a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or directives like \
+         `info,bundlehook=debug`";
+    parsed.map(|_| text.to_owned()).map_err(|_| expected.to_owned())
 }
 
 /// Addresses that may be dialled, separated by commas.
 pub fn allowed_address(text: &str) -> Result<AllowedAddress, String> {
-    text.trim()
-        .parse()
-        .map_err(|error: crate::model::address::AllowedAddressError| error.to_string())
+    text.trim().parse().map_err(|error: crate::model::address::AllowedAddressError| error.to_string())
 }
 
 /// The URL of a Redis server.
 pub fn redis_url(text: &str) -> Result<Url, String> {
     let schemes = ["redis", "rediss", "unix", "redis+unix"];
-    Url::parse(text)
-        .ok()
-        .filter(|url| schemes.contains(&url.scheme()))
-        .ok_or_else(|| {
-            "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`"
-                .to_owned()
-        })
+    Url::parse(text).ok().filter(|url| schemes.contains(&url.scheme())).ok_or_else(|| {
+        "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`"
+            .to_owned()
+    })
 }
 
 /// Brokers, `host:port` separated by commas.
@@ -103,10 +153,22 @@ mod tests {
     fn good_values_are_read() {
         assert_eq!(duration_or_zero("0"), Ok(Duration::ZERO));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
-        assert_eq!(properties("a=b, c=d=e").unwrap()["c"], "d=e");
+        assert_eq!(properties("acks=1, client.id=d=e").unwrap()["client.id"], "d=e");
         assert!(retry_schedule("5s,30s,2m").is_ok());
         assert!(redis_url("redis+unix:///tmp/x.sock").is_ok());
         assert!(brokers("a:1,b:2").is_ok());
+        assert_eq!(number(1..=5u8)("5"), Ok(5));
+        assert_eq!(replication_factor("-1"), Ok(-1));
+        assert_eq!(switch("true"), Ok(true));
+        assert!(socket_addr("[::1]:0").is_ok());
+        assert!(log_filter("info,bundlehook=debug").is_ok());
+    }
+
+    #[test]
+    fn a_property_that_librdkafka_does_not_know_is_named() {
+        let error = properties("sasl.password=s3cret,linger=5").unwrap_err();
+        assert!(error.contains("`linger`") && !error.contains("s3cret"), "{error}");
+        assert!(properties("linger.ms=soon").unwrap_err().contains("`linger.ms`"));
     }
 
     #[test]
@@ -123,6 +185,12 @@ mod tests {
             redis_url("http://x").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),
+            number(1..=5u8)("6").map(drop),
+            number(1..=5u8)("x").map(drop),
+            replication_factor("0").map(drop),
+            switch("1").map(drop),
+            socket_addr("localhost:1").map(drop),
+            log_filter("bundlehook=loud").map(drop),
         ] {
             assert!(error.unwrap_err().starts_with("expected "));
         }

@@ -45,10 +45,7 @@ impl TakenIn {
     /// Takes a bundle in. False if it is a repeat. Another source topic begins new sequences.
     pub fn advance(&mut self, head: &BundleHead) -> bool {
         if self.topic.as_deref() != Some(&head.source.topic_id) {
-            *self = Self {
-                topic: Some(head.source.topic_id.clone()),
-                highest: Highest::default(),
-            };
+            *self = Self { topic: Some(head.source.topic_id.clone()), highest: Highest::default() };
         }
         self.highest.advance(&head.position)
     }
@@ -84,9 +81,6 @@ mod tests {
 
     #[test]
     fn a_bundle_of_a_webhook_that_is_gone_is_dropped() {
-        assert_eq!(
-            admit(&mut TakenIn::default(), &head(), &Directory::default()),
-            Admission::Dropped
-        );
+        assert_eq!(admit(&mut TakenIn::default(), &head(), &Directory::default()), Admission::Dropped);
     }
 }

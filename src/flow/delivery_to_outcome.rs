@@ -53,20 +53,13 @@ pub fn request(delivery: &Delivery, webhook: &Webhook, sent_at: Millis) -> Reque
     set(HeaderName::from_static("webhook-id"), &id);
     set(HeaderName::from_static("webhook-timestamp"), &seconds.to_string());
     if delivery.head.part > 0 {
-        set(
-            HeaderName::from_static("bundlehook-part"),
-            &delivery.head.part.to_string(),
-        );
+        set(HeaderName::from_static("bundlehook-part"), &delivery.head.part.to_string());
     }
     let signatures = signatures(webhook, &id, seconds, &delivery.body);
     if !signatures.is_empty() {
         set(HeaderName::from_static("webhook-signature"), &signatures);
     }
-    Request {
-        url: webhook.url.clone(),
-        headers,
-        body: delivery.body.clone(),
-    }
+    Request { url: webhook.url.clone(), headers, body: delivery.body.clone() }
 }
 
 /// One signature for each active secret, separated by spaces.
@@ -76,9 +69,7 @@ fn signatures(webhook: &Webhook, id: &str, seconds: i64, body: &[u8]) -> String 
         .secrets
         .iter()
         .filter_map(|secret| standardwebhooks::Webhook::new(secret.expose_secret()).ok());
-    let signatures: Vec<String> = signers
-        .filter_map(|signer| signer.sign(id, seconds, body).ok())
-        .collect();
+    let signatures: Vec<String> = signers.filter_map(|signer| signer.sign(id, seconds, body).ok()).collect();
     signatures.join(" ")
 }
 
@@ -115,12 +106,7 @@ impl Reply {
 pub fn settle(delivery: &mut Delivery, webhook: &Webhook, reply: &Reply) -> Settlement {
     delivery.attempts += 1;
     delivery.refusals += u32::from(is_refusal(reply.status()));
-    settlement(
-        reply.outcome(webhook),
-        reply.status(),
-        webhook.success,
-        delivery.refusals,
-    )
+    settlement(reply.outcome(webhook), reply.status(), webhook.success, delivery.refusals)
 }
 
 /// What went wrong, in words that help the customer and show nothing of our own network.
@@ -167,13 +153,7 @@ pub struct Ended<'a> {
 /// The record of an attempt.
 #[must_use]
 pub fn record(ended: &Ended<'_>) -> AttemptRecord {
-    let Ended {
-        delivery,
-        webhook,
-        reply,
-        health,
-        ..
-    } = ended;
+    let Ended { delivery, webhook, reply, health, .. } = ended;
     let head = &delivery.head;
     let settled = match ended.settlement {
         Settlement::Delivered => Some("delivered".to_owned()),
@@ -218,11 +198,8 @@ pub fn record(ended: &Ended<'_>) -> AttemptRecord {
 
 fn sent(request: &Request) -> SentRequest {
     let masked = |(name, value): (&HeaderName, &HeaderValue)| {
-        let shown = if value.is_sensitive() {
-            "***".into()
-        } else {
-            String::from_utf8_lossy(value.as_bytes())
-        };
+        let shown =
+            if value.is_sensitive() { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
         (name.to_string(), shown.into_owned())
     };
     SentRequest {
@@ -288,16 +265,8 @@ mod tests {
         assert_eq!(request.headers["content-type"], "application/json; charset=utf-8");
         assert_eq!(request.headers["webhook-timestamp"], "1614182500");
         assert_eq!(request.headers["bundlehook-part"], "2");
-        assert_eq!(
-            request.headers["webhook-id"],
-            head().bundle_id.to_string().as_str()
-        );
-        assert!(
-            request.headers["user-agent"]
-                .to_str()
-                .unwrap()
-                .starts_with("Bundlehook/")
-        );
+        assert_eq!(request.headers["webhook-id"], head().bundle_id.to_string().as_str());
+        assert!(request.headers["user-agent"].to_str().unwrap().starts_with("Bundlehook/"));
     }
 
     #[test]
@@ -313,10 +282,7 @@ mod tests {
             started_at: Millis(0),
             duration_ms: 10,
             settlement: Settlement::Open,
-            verdict: Verdict {
-                counted: true,
-                closed: false,
-            },
+            verdict: Verdict { counted: true, closed: false },
             health: &health,
         });
         let json = String::from_utf8(crate::wire::attempt::encode(&record)).unwrap();

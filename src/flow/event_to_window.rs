@@ -50,19 +50,9 @@ impl WindowKey {
     /// The window's name in Redis. Names of one first offset are in the order of their granularities.
     #[must_use]
     pub fn name(&self) -> String {
-        let Window {
-            granularity,
-            start,
-            end,
-        } = self.window;
+        let Window { granularity, start, end } = self.window;
         let (workspace, chat) = (&self.workspace, &self.chat);
-        format!(
-            "{:02}/{}/{}/{}/{workspace}{chat}",
-            granularity.hours(),
-            start.0,
-            end.0,
-            workspace.len()
-        )
+        format!("{:02}/{}/{}/{}/{workspace}{chat}", granularity.hours(), start.0, end.0, workspace.len())
     }
 
     /// Reads a name.
@@ -71,23 +61,14 @@ impl WindowKey {
         let mut fields = name.splitn(5, '/');
         let mut field = || fields.next();
         let hours: u32 = field()?.parse().ok()?;
-        let granularity = Granularity::WINDOWED
-            .into_iter()
-            .find(|granularity| granularity.hours() == hours)?;
+        let granularity =
+            Granularity::WINDOWED.into_iter().find(|granularity| granularity.hours() == hours)?;
         let start = Millis(field()?.parse().ok()?);
         let end = Millis(field()?.parse().ok()?);
         let split: usize = field()?.parse().ok()?;
         let ids = field()?;
         let (workspace, chat) = (ids.get(..split)?.to_owned(), ids.get(split..)?.to_owned());
-        Some(Self {
-            window: Window {
-                granularity,
-                start,
-                end,
-            },
-            workspace,
-            chat,
-        })
+        Some(Self { window: Window { granularity, start, end }, workspace, chat })
     }
 }
 
@@ -177,10 +158,7 @@ impl Planner<'_> {
         let mut plan = Plan::default();
         for record in records {
             match decode(record.value) {
-                Err(poison) => plan.dead_letters.push(DeadLetter {
-                    offset: record.offset,
-                    poison,
-                }),
+                Err(poison) => plan.dead_letters.push(DeadLetter { offset: record.offset, poison }),
                 Ok(Decoded::Skip(skip)) => *plan.skips.entry(skip).or_default() += 1,
                 Ok(Decoded::Event(event)) => match self.place(&mut plan, &record, &event) {
                     Ok(()) => plan.accepted += 1,
@@ -232,20 +210,13 @@ impl Planner<'_> {
                 wanted.entry(granularity).or_default().push(id.clone());
             }
         }
-        if wanted.is_empty() {
-            Err(Skip::NoEnabledWebhook)
-        } else {
-            Ok(wanted)
-        }
+        if wanted.is_empty() { Err(Skip::NoEnabledWebhook) } else { Ok(wanted) }
     }
 
     fn at_once(&self, record: &SourceRecord<'_>, event: &Event<'_>, webhooks: &[WebhookId]) -> AtOnce {
         let body: bytes::Bytes = body::single(event).into();
-        let (workspace, chat, message) = (
-            &event.workspace_id,
-            &event.chat.chat_id,
-            &event.message.message_id,
-        );
+        let (workspace, chat, message) =
+            (&event.workspace_id, &event.chat.chat_id, &event.message.message_id);
         let bundle = |webhook: &WebhookId| {
             let head = BundleHead {
                 bundle_id: message_bundle_id(webhook, workspace, chat, message),
@@ -256,19 +227,13 @@ impl Planner<'_> {
                 granularity: Granularity::None,
                 window_start: None,
                 part: 0,
-                position: Position::None(NonePosition {
-                    offset: record.offset,
-                    webhook: webhook.clone(),
-                }),
+                position: Position::None(NonePosition { offset: record.offset, webhook: webhook.clone() }),
                 source: self.source.clone(),
                 source_offset: record.offset,
                 messages: 1,
                 arrived_at: record.arrived,
             };
-            Some(BundleRecord {
-                head,
-                body: body.clone(),
-            })
+            Some(BundleRecord { head, body: body.clone() })
         };
         AtOnce {
             offset: record.offset,
@@ -294,12 +259,7 @@ fn append(window: &mut WindowAppend, record: &SourceRecord<'_>, event: &Event<'_
         message_id: event.message.message_id.to_string(),
         size: object.len(),
         chat,
-        frame: encode(&Frame::MessageV1(LoggedMessage::new(
-            event,
-            object,
-            record.offset,
-            record.arrived,
-        ))),
+        frame: encode(&Frame::MessageV1(LoggedMessage::new(event, object, record.offset, record.arrived))),
     });
 }
 
@@ -312,18 +272,12 @@ mod tests {
     #[test]
     fn names_of_one_first_offset_are_in_the_order_of_granularities() {
         let key = |granularity| WindowKey {
-            window: Window {
-                granularity,
-                start: Millis(0),
-                end: Millis(86_400_000),
-            },
+            window: Window { granularity, start: Millis(0), end: Millis(86_400_000) },
             workspace: "w".to_owned(),
             chat: "c".to_owned(),
         };
-        let names: Vec<_> = Granularity::WINDOWED
-            .into_iter()
-            .map(|granularity| key(granularity).name())
-            .collect();
+        let names: Vec<_> =
+            Granularity::WINDOWED.into_iter().map(|granularity| key(granularity).name()).collect();
         assert!(names.is_sorted());
     }
 

@@ -52,12 +52,7 @@ pub fn records(webhook: &Webhook, notice: &Notice) -> Vec<NoticeRecord> {
     let mut records = vec![event, notification];
     if notice.kind == NoticeKind::Disabled {
         let (key, value) = state::encode_disabled(webhook, notice);
-        records.push(NoticeRecord {
-            topic: NoticeTopic::WebhookStates,
-            key,
-            headers: Vec::new(),
-            value,
-        });
+        records.push(NoticeRecord { topic: NoticeTopic::WebhookStates, key, headers: Vec::new(), value });
     }
     records
 }

@@ -97,21 +97,11 @@ impl Bundler<'_> {
             };
             let body = match &last {
                 Some((built_for, body)) if *built_for == wanted => body.clone(),
-                _ => self
-                    .body(&wanted, &entries, &chats[entries[last_arrived].chat])?
-                    .into(),
+                _ => self.body(&wanted, &entries, &chats[entries[last_arrived].chat])?.into(),
             };
-            let head = self.head(
-                webhook,
-                content,
-                &entries[wanted[0]],
-                &entries[last_arrived],
-                wanted.len(),
-            )?;
-            bundles.records.push(BundleRecord {
-                head,
-                body: body.clone(),
-            });
+            let head =
+                self.head(webhook, content, &entries[wanted[0]], &entries[last_arrived], wanted.len())?;
+            bundles.records.push(BundleRecord { head, body: body.clone() });
             last = Some((wanted, body));
         }
         Ok(bundles)
@@ -126,16 +116,12 @@ impl Bundler<'_> {
         dropped: &mut u64,
     ) -> Vec<usize> {
         let wants = |entry: &Entry<'_>| {
-            self.directory
-                .wanted(webhook, &key.workspace, entry.message.arrived)
+            self.directory.wanted(webhook, &key.workspace, entry.message.arrived)
                 == Some(key.window.granularity)
         };
         let mut wanted = Vec::with_capacity(entries.len());
         for (index, _) in entries.iter().enumerate().filter(|(_, entry)| wants(entry)) {
-            if self
-                .directory
-                .owner_dropped(webhook, entries[index].message.arrived)
-            {
+            if self.directory.owner_dropped(webhook, entries[index].message.arrived) {
                 *dropped += 1;
             } else {
                 wanted.push(index);
@@ -155,11 +141,7 @@ impl Bundler<'_> {
         messages.sort_by_key(|message| message.order());
         let damaged = |error: serde_json::Error| format!("a message object in the log: {error}");
         let parse = |message: &&LoggedMessage<'_>| serde_json::from_str::<NoteView>(message.object);
-        let views: Vec<NoteView> = messages
-            .iter()
-            .map(parse)
-            .collect::<Result<_, _>>()
-            .map_err(damaged)?;
+        let views: Vec<NoteView> = messages.iter().map(parse).collect::<Result<_, _>>().map_err(damaged)?;
         let objects: Vec<&RawValue> = messages
             .iter()
             .map(|message| serde_json::from_str(message.object))
@@ -190,23 +172,16 @@ impl Bundler<'_> {
         last: &Entry<'_>,
         messages: usize,
     ) -> Result<BundleHead, String> {
-        let WindowKey {
-            window,
-            workspace,
-            chat,
-        } = content.key;
+        let WindowKey { window, workspace, chat } = content.key;
         let granularity = window.granularity;
         let webhook_id = webhook.clone();
         let position = match content.occasion {
-            Occasion::Sealed { by } => Position::Part(PartPosition {
-                sealed_by: by,
-                granularity,
-                webhook: webhook_id.clone(),
-            }),
-            Occasion::Closed(window) => Position::Closing(ClosingPosition {
-                window,
-                webhook: webhook_id.clone(),
-            }),
+            Occasion::Sealed { by } => {
+                Position::Part(PartPosition { sealed_by: by, granularity, webhook: webhook_id.clone() })
+            }
+            Occasion::Closed(window) => {
+                Position::Closing(ClosingPosition { window, webhook: webhook_id.clone() })
+            }
         };
         let source_offset = first.message.offset;
         Ok(BundleHead {
@@ -244,10 +219,7 @@ fn read(log: &[u8]) -> Result<(Vec<ChatDetails<'_>>, Vec<Entry<'_>>), String> {
         match frame {
             Frame::ChatV1(chat) => chats.push(chat),
             Frame::MessageV1(message) => {
-                let chat = chats
-                    .len()
-                    .checked_sub(1)
-                    .ok_or("a message stands before any chat details")?;
+                let chat = chats.len().checked_sub(1).ok_or("a message stands before any chat details")?;
                 entries.push(Entry { message, chat });
             }
         }

@@ -6,14 +6,7 @@ use crate::model::time::{Millis, span_millis};
 
 /// The host's time now.
 #[must_use]
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this is the clock that the ban points to"
-)]
+#[allow(clippy::disallowed_methods, reason = "this is the clock that the ban points to")]
 pub fn now() -> Millis {
-    Millis(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, span_millis),
-    )
+    Millis(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, span_millis))
 }

@@ -31,13 +31,7 @@ const SPECIAL_V4: [&str; 17] = [
 
 /// The part of `2000::/3`, the only global unicast space, that IANA's IPv6 special-purpose registry takes out:
 /// protocol assignments (Teredo, ORCHID …), documentation and 6to4.
-const SPECIAL_V6: [&str; 5] = [
-    "2001::/23",
-    "2001:db8::/32",
-    "2002::/16",
-    "2620:4f:8000::/48",
-    "3fff::/20",
-];
+const SPECIAL_V6: [&str; 5] = ["2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"];
 
 /// True if an address belongs to the public internet, in whatever disguise it comes.
 #[must_use]
@@ -62,11 +56,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 fn within(networks: &[&str], address: IpAddr) -> bool {
-    networks.iter().any(|network| {
-        network
-            .parse::<IpNet>()
-            .is_ok_and(|network| network.contains(&address))
-    })
+    networks.iter().any(|network| network.parse::<IpNet>().is_ok_and(|network| network.contains(&address)))
 }
 
 /// Addresses that may be dialled although they are not public: a CIDR or an address, with an optional port.
@@ -101,9 +91,7 @@ impl FromStr for AllowedAddress {
                 .ok_or(AllowedAddressError)?,
             None => (text, None),
         };
-        let network = network
-            .parse::<IpNet>()
-            .or_else(|_| network.parse::<IpAddr>().map(IpNet::from));
+        let network = network.parse::<IpNet>().or_else(|_| network.parse::<IpAddr>().map(IpNet::from));
         let port = port.map(str::parse::<u16>).transpose();
         Ok(Self {
             network: network.map_err(|_| AllowedAddressError)?,
@@ -172,23 +160,16 @@ mod tests {
 
     #[test]
     fn public_addresses_are_public() {
-        for address in [
-            "8.8.8.8",
-            "1.1.1.1",
-            "100.128.0.1",
-            "172.32.0.1",
-            "2606:4700::1111",
-            "2a00:1450:4001::200e",
-        ] {
+        for address in
+            ["8.8.8.8", "1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450:4001::200e"]
+        {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }
 
     #[test]
     fn an_allowed_address_opens_its_network_and_port_only() {
-        let policy = |text: &str| AddressPolicy {
-            allowed: vec![text.parse().unwrap()],
-        };
+        let policy = |text: &str| AddressPolicy { allowed: vec![text.parse().unwrap()] };
         assert!(policy("127.0.0.1:9000").permits("127.0.0.1:9000".parse().unwrap()));
         assert!(!policy("127.0.0.1:9000").permits("127.0.0.1:9001".parse().unwrap()));
         assert!(policy("10.0.0.0/8").permits("10.9.9.9:1".parse().unwrap()));
@@ -198,14 +179,7 @@ mod tests {
 
     #[test]
     fn a_malformed_allowance_is_refused() {
-        for text in [
-            "",
-            "localhost",
-            "10.0.0.0/33",
-            "127.0.0.1:x",
-            "127.0.0.1:99999",
-            "[::1]9",
-        ] {
+        for text in ["", "localhost", "10.0.0.0/33", "127.0.0.1:x", "127.0.0.1:99999", "[::1]9"] {
             assert_eq!(text.parse::<AllowedAddress>(), Err(AllowedAddressError), "{text}");
         }
     }

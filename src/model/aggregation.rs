@@ -38,15 +38,12 @@ pub fn html<'a>(lines: impl IntoIterator<Item = Line<'a>>, link: Option<&str>, p
 /// The link of a bundle: the permalink of its first message, or the chat's URL where that is no http(s) link.
 #[must_use]
 pub fn link<'a>(permalink: Option<&'a str>, chat_url: &'a str) -> Option<&'a str> {
-    permalink
-        .filter(|link| is_http(link))
-        .or_else(|| Some(chat_url).filter(|link| is_http(link)))
+    permalink.filter(|link| is_http(link)).or_else(|| Some(chat_url).filter(|link| is_http(link)))
 }
 
 fn is_http(link: &str) -> bool {
     let starts = |scheme: &str| {
-        link.get(..scheme.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+        link.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
             && link.len() > scheme.len()
     };
     starts("http://") || starts("https://")
@@ -83,15 +80,7 @@ mod tests {
 
     fn note(sender: &str, text: &str, link: Option<&str>) -> String {
         let timestamp = DateTime::from_timestamp(1_614_183_929, 0).unwrap();
-        html(
-            [Line {
-                sender,
-                timestamp,
-                text,
-            }],
-            link,
-            "Timelines & Co",
-        )
+        html([Line { sender, timestamp, text }], link, "Timelines & Co")
     }
 
     /// What a browser shows: texts, with a line feed for each `br`.
@@ -102,11 +91,9 @@ mod tests {
             match node.value() {
                 Node::Text(text) => shown.push_str(text),
                 Node::Element(element) if element.name() == "br" => shown.push('\n'),
-                Node::Element(element) => assert!(
-                    ["html", "body", "a"].contains(&element.name()),
-                    "{}",
-                    element.name()
-                ),
+                Node::Element(element) => {
+                    assert!(["html", "body", "a"].contains(&element.name()), "{}", element.name())
+                }
                 _ => {}
             }
         }
@@ -138,10 +125,7 @@ mod tests {
     #[test]
     fn the_link_is_the_permalink_or_the_chat_or_nothing() {
         assert_eq!(link(Some("https://a/"), "https://b/"), Some("https://a/"));
-        assert_eq!(
-            link(Some("javascript:alert(1)"), "https://b/"),
-            Some("https://b/")
-        );
+        assert_eq!(link(Some("javascript:alert(1)"), "https://b/"), Some("https://b/"));
         assert_eq!(link(None, "HTTP://b/"), Some("HTTP://b/"));
         assert_eq!(link(None, "ftp://b/"), None);
         assert_eq!(link(Some(""), ""), None);
@@ -151,14 +135,8 @@ mod tests {
     fn a_link_can_not_leave_its_attribute() {
         let html = note("A", "b", Some("https://x/'onclick='alert(1)"));
         let fragment = Html::parse_fragment(&html);
-        let anchor = fragment
-            .select(&scraper::Selector::parse("a").unwrap())
-            .next()
-            .unwrap();
-        assert_eq!(
-            anchor.value().attrs().collect::<Vec<_>>(),
-            [("href", "https://x/'onclick='alert(1)")]
-        );
+        let anchor = fragment.select(&scraper::Selector::parse("a").unwrap()).next().unwrap();
+        assert_eq!(anchor.value().attrs().collect::<Vec<_>>(), [("href", "https://x/'onclick='alert(1)")]);
         assert!(html.ends_with("to open the conversation in Timelines &amp; Co"));
     }
 

@@ -73,8 +73,5 @@ pub fn window_bundle_id(
 /// Id of a message that is sent at once.
 #[must_use]
 pub fn message_bundle_id(webhook: &WebhookId, workspace: &str, chat: &str, message: &str) -> BundleId {
-    BundleId(derive_id(
-        "message",
-        &[webhook.as_str(), workspace, chat, message],
-    ))
+    BundleId(derive_id("message", &[webhook.as_str(), workspace, chat, message]))
 }

@@ -156,10 +156,7 @@ mod tests {
 
     #[test]
     fn a_redirect_is_a_failure_of_its_own_kind() {
-        assert_eq!(
-            Outcome::of_status(StatusCode::FOUND, SuccessRule::Any2xx),
-            Outcome::Redirect
-        );
+        assert_eq!(Outcome::of_status(StatusCode::FOUND, SuccessRule::Any2xx), Outcome::Redirect);
         assert_eq!(settle(302, SuccessRule::Any2xx, 0), Settlement::Open);
     }
 }

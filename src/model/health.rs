@@ -195,18 +195,8 @@ impl Health {
         if activation <= self.activation {
             return self;
         }
-        let Self {
-            number,
-            outbox,
-            warned_at,
-            ..
-        } = self;
-        Self {
-            number,
-            warned_at,
-            outbox,
-            ..Self::new(activation)
-        }
+        let Self { number, outbox, warned_at, .. } = self;
+        Self { number, warned_at, outbox, ..Self::new(activation) }
     }
 
     /// Asks for an attempt. For [`Permission::Probe`] the health now holds the lease and must be stored first.
@@ -215,14 +205,9 @@ impl Health {
             Circuit::Healthy => Permission::Go,
             Circuit::Disabled { .. } => Permission::Held,
             Circuit::Tripped { next_at, .. } if now < *next_at => Permission::Wait(*next_at),
-            Circuit::Tripped {
-                probe: Some(held), ..
-            } if now < held.until => Permission::Wait(held.until),
+            Circuit::Tripped { probe: Some(held), .. } if now < held.until => Permission::Wait(held.until),
             Circuit::Tripped { probe, .. } => {
-                *probe = Some(Lease {
-                    token,
-                    until: now + lease,
-                });
+                *probe = Some(Lease { token, until: now + lease });
                 Permission::Probe(token)
             }
         }
@@ -250,19 +235,13 @@ impl Health {
     fn succeed(&mut self, stale: bool) -> Verdict {
         let disabled = matches!(self.circuit, Circuit::Disabled { .. });
         if stale || disabled || self.is_clean() {
-            return Verdict {
-                counted: false,
-                closed: false,
-            };
+            return Verdict { counted: false, closed: false };
         }
         self.number += 1;
         self.failures = 0;
         self.counted.clear();
         self.circuit = Circuit::Healthy;
-        Verdict {
-            counted: false,
-            closed: true,
-        }
+        Verdict { counted: false, closed: true }
     }
 
     fn fail(&mut self, webhook: &WebhookId, ended: &Ended<'_>, error: &str, stale: bool) -> Verdict {
@@ -274,10 +253,7 @@ impl Health {
             Circuit::Disabled { .. } => false,
         };
         if stale || !counts || self.counted.contains(&ended.attempt) {
-            return Verdict {
-                counted: false,
-                closed: false,
-            };
+            return Verdict { counted: false, closed: false };
         }
         self.number += 1;
         self.failures += 1;
@@ -287,16 +263,9 @@ impl Health {
             _ => ended.at,
         };
         let next_at = ended.at + (ended.pause)(self.failures);
-        self.circuit = Circuit::Tripped {
-            since,
-            next_at,
-            probe: None,
-        };
+        self.circuit = Circuit::Tripped { since, next_at, probe: None };
         self.notify(webhook, ended.at, error);
-        Verdict {
-            counted: true,
-            closed: false,
-        }
+        Verdict { counted: true, closed: false }
     }
 
     fn remember(&mut self, failure: Failure) {
@@ -322,19 +291,11 @@ impl Health {
             NoticeKind::Warning => derive_id("warning", &[webhook.as_str(), &activation, &at.0.to_string()]),
         };
         let (activation, failures) = (self.activation, self.failures);
-        self.outbox.push(Notice {
-            id,
-            kind,
-            activation,
-            at,
-            failures,
-            last_error: error.to_owned(),
-        });
+        self.outbox.push(Notice { id, kind, activation, at, failures, last_error: error.to_owned() });
     }
 
     fn may_warn(&self, at: Millis) -> bool {
-        self.warned_at
-            .is_none_or(|last| at.0 - last.0 >= WARNING_INTERVAL_MS)
+        self.warned_at.is_none_or(|last| at.0 - last.0 >= WARNING_INTERVAL_MS)
     }
 }
 
@@ -349,18 +310,11 @@ mod tests {
     }
 
     fn activation(offset: i64) -> Activation {
-        Activation {
-            at: 1,
-            topic: 0,
-            offset,
-        }
+        Activation { at: 1, topic: 0, offset }
     }
 
     fn attempt(n: u32) -> Failure {
-        Failure {
-            bundle: BundleId(Uuid::from_u128(7)),
-            attempt: n,
-        }
+        Failure { bundle: BundleId(Uuid::from_u128(7)), attempt: n }
     }
 
     fn pause(failures: u32) -> Duration {
@@ -368,14 +322,7 @@ mod tests {
     }
 
     fn ended(n: u32, lease: Option<Uuid>, error: Option<&'static str>, at: i64) -> Ended<'static> {
-        Ended {
-            attempt: attempt(n),
-            activation: activation(1),
-            lease,
-            error,
-            at: Millis(at),
-            pause: &pause,
-        }
+        Ended { attempt: attempt(n), activation: activation(1), lease, error, at: Millis(at), pause: &pause }
     }
 
     /// Fails once, as a probe if need be, as soon as it may.
@@ -401,16 +348,9 @@ mod tests {
         }
         fail(&mut health, 11);
         assert_eq!(health.circuit.as_str(), "disabled");
-        let kinds: Vec<_> = health
-            .outbox
-            .iter()
-            .map(|notice| (notice.kind, notice.failures))
-            .collect();
+        let kinds: Vec<_> = health.outbox.iter().map(|notice| (notice.kind, notice.failures)).collect();
         assert_eq!(kinds, [(NoticeKind::Warning, 5), (NoticeKind::Disabled, 11)]);
-        assert_eq!(
-            health.permit(Uuid::nil(), Millis(i64::MAX), Duration::ZERO),
-            Permission::Held
-        );
+        assert_eq!(health.permit(Uuid::nil(), Millis(i64::MAX), Duration::ZERO), Permission::Held);
     }
 
     #[test]
@@ -419,9 +359,7 @@ mod tests {
         for n in 1..=9 {
             fail(&mut health, n);
         }
-        let Circuit::Tripped { next_at, .. } = health.circuit else {
-            panic!()
-        };
+        let Circuit::Tripped { next_at, .. } = health.circuit else { panic!() };
         let Permission::Probe(token) = health.permit(Uuid::from_u128(10), next_at, Duration::from_secs(15))
         else {
             panic!()
@@ -461,10 +399,7 @@ mod tests {
         assert!(health.is_clean());
         assert_eq!(health.outbox.len(), 2, "what is to be published stays");
         assert!(!health.take(&webhook(), &ended(12, None, Some("x"), 0)).counted);
-        let next = Ended {
-            activation: activation(2),
-            ..ended(13, None, Some("x"), 0)
-        };
+        let next = Ended { activation: activation(2), ..ended(13, None, Some("x"), 0) };
         assert!(health.take(&webhook(), &next).counted);
         assert_eq!(health.failures, 1);
     }
@@ -475,27 +410,13 @@ mod tests {
         fail(&mut health, 1);
         let lease = Duration::from_secs(15);
         let first = Uuid::from_u128(1);
-        assert_eq!(
-            health.permit(first, Millis(999), lease),
-            Permission::Wait(Millis(1000))
-        );
-        assert_eq!(
-            health.permit(first, Millis(1000), lease),
-            Permission::Probe(first)
-        );
-        assert_eq!(
-            health.permit(Uuid::from_u128(2), Millis(1001), lease),
-            Permission::Wait(Millis(16_000))
-        );
+        assert_eq!(health.permit(first, Millis(999), lease), Permission::Wait(Millis(1000)));
+        assert_eq!(health.permit(first, Millis(1000), lease), Permission::Probe(first));
+        assert_eq!(health.permit(Uuid::from_u128(2), Millis(1001), lease), Permission::Wait(Millis(16_000)));
         let second = Uuid::from_u128(2);
-        assert_eq!(
-            health.permit(second, Millis(16_000), lease),
-            Permission::Probe(second)
-        );
+        assert_eq!(health.permit(second, Millis(16_000), lease), Permission::Probe(second));
         assert!(
-            !health
-                .take(&webhook(), &ended(2, Some(first), Some("x"), 16_001))
-                .counted,
+            !health.take(&webhook(), &ended(2, Some(first), Some("x"), 16_001)).counted,
             "its lease is over"
         );
     }
@@ -506,13 +427,7 @@ mod tests {
         for n in 1..=5 {
             fail(&mut health, n);
         }
-        health.take(
-            &webhook(),
-            &Ended {
-                error: None,
-                ..ended(6, None, None, 99_000)
-            },
-        );
+        health.take(&webhook(), &Ended { error: None, ..ended(6, None, None, 99_000) });
         for n in 7..=11 {
             fail(&mut health, n);
         }

@@ -79,11 +79,7 @@ struct WebhookHistory {
 
 impl WebhookHistory {
     fn at(&self, arrived: Millis) -> Option<&Arc<Webhook>> {
-        let change = self
-            .changes
-            .iter()
-            .rev()
-            .find(|change| change.counts_from <= arrived)?;
+        let change = self.changes.iter().rev().find(|change| change.counts_from <= arrived)?;
         change.settings.as_ref()
     }
 
@@ -93,8 +89,7 @@ impl WebhookHistory {
 
     /// The disabling that counts for the present activation.
     fn disabled(&self) -> Option<Disabled> {
-        self.disabled
-            .filter(|disabled| Some(disabled.activation) >= self.activation)
+        self.disabled.filter(|disabled| Some(disabled.activation) >= self.activation)
     }
 
     fn change(&mut self, place: Place, settings: Option<Arc<Webhook>>) {
@@ -112,22 +107,12 @@ impl WebhookHistory {
             return;
         }
         // Brokers' clocks may step back when a leader changes; the order of the log stands.
-        let floor = self
-            .changes
-            .last()
-            .map_or(Millis(i64::MIN), |last| last.counts_from);
-        let change = Change {
-            counts_from: (place.at + COUNTS_AFTER).max(floor),
-            settings,
-        };
+        let floor = self.changes.last().map_or(Millis(i64::MIN), |last| last.counts_from);
+        let change = Change { counts_from: (place.at + COUNTS_AFTER).max(floor), settings };
         let turns_on = change.is_on() && !was_on;
         // The first record that is left after compaction need not be the one that enabled it.
         if turns_on && !(first && self.stored_activation.is_some()) {
-            let activation = Activation {
-                at: place.at.0,
-                topic: 0,
-                offset: place.offset,
-            };
+            let activation = Activation { at: place.at.0, topic: 0, offset: place.offset };
             self.activation = self.activation.max(Some(activation));
         }
         self.changes.push(change);
@@ -136,11 +121,7 @@ impl WebhookHistory {
     /// What arrived before the owner switched it off, deleted it or gave it to another workspace is dropped.
     fn owner_dropped(&self, arrived: Millis) -> bool {
         let workspace = self.at(arrived).map(|webhook| &webhook.workspace_id);
-        let later = self
-            .changes
-            .iter()
-            .rev()
-            .take_while(|change| change.counts_from > arrived);
+        let later = self.changes.iter().rev().take_while(|change| change.counts_from > arrived);
         let ends = |change: &Change| {
             !change.is_on() || change.settings.as_ref().map(|webhook| &webhook.workspace_id) != workspace
         };
@@ -173,10 +154,7 @@ impl Directory {
             let ids = self.by_workspace.entry(webhook.workspace_id.clone()).or_default();
             ids.insert(id.clone());
         }
-        self.webhooks
-            .entry(id.clone())
-            .or_default()
-            .change(place, settings.map(Arc::new));
+        self.webhooks.entry(id.clone()).or_default().change(place, settings.map(Arc::new));
     }
 
     /// Takes in a record of `webhook-states`.
@@ -218,9 +196,7 @@ impl Directory {
     pub fn wanted(&self, id: &WebhookId, workspace: &str, arrived: Millis) -> Option<Granularity> {
         let history = self.webhooks.get(id)?;
         let webhook = history.at(arrived).filter(|webhook| webhook.enabled)?;
-        let expired = history
-            .disabled()
-            .is_some_and(|disabled| arrived >= disabled.at + HOLD);
+        let expired = history.disabled().is_some_and(|disabled| arrived >= disabled.at + HOLD);
         (webhook.workspace_id.as_str() == workspace && !expired).then_some(webhook.granularity)
     }
 
@@ -228,9 +204,7 @@ impl Directory {
     /// what was waiting discarded.
     #[must_use]
     pub fn owner_dropped(&self, id: &WebhookId, arrived: Millis) -> bool {
-        self.webhooks
-            .get(id)
-            .is_none_or(|history| history.owner_dropped(arrived))
+        self.webhooks.get(id).is_none_or(|history| history.owner_dropped(arrived))
     }
 
     /// What is in force for a webhook by the latest records; none if it is deleted or was never known.
@@ -239,20 +213,14 @@ impl Directory {
         let history = self.webhooks.get(id)?;
         let webhook = history.latest()?.clone();
         let activation = history.activation.unwrap_or_default();
-        Some(Current {
-            webhook,
-            activation,
-            disabled: history.disabled(),
-        })
+        Some(Current { webhook, activation, disabled: history.disabled() })
     }
 
     /// The activations that `webhook-states` does not hold yet; whoever reads them stores them.
     #[must_use]
     pub fn unstored_activations(&self) -> Vec<(Arc<Webhook>, Activation)> {
         let unstored = |history: &WebhookHistory| {
-            let activation = history
-                .activation
-                .filter(|known| Some(*known) > history.stored_activation)?;
+            let activation = history.activation.filter(|known| Some(*known) > history.stored_activation)?;
             Some((history.latest()?.clone(), activation))
         };
         self.webhooks.values().filter_map(unstored).collect()
@@ -261,10 +229,7 @@ impl Directory {
     /// How many webhooks exist.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.webhooks
-            .values()
-            .filter(|history| history.latest().is_some())
-            .count()
+        self.webhooks.values().filter(|history| history.latest().is_some()).count()
     }
 
     /// True if no webhook exists.
@@ -298,10 +263,7 @@ mod tests {
     }
 
     fn place(seconds: i64) -> Place {
-        Place {
-            at: at(seconds),
-            offset: seconds,
-        }
+        Place { at: at(seconds), offset: seconds }
     }
 
     fn wanted(directory: &Directory, seconds: i64) -> Option<Granularity> {
@@ -353,11 +315,7 @@ mod tests {
         directory.change(place(30), &id(), Some(settings("6h", true)));
         assert_eq!(
             directory.current(&id()).unwrap().activation,
-            Activation {
-                at: 10_000,
-                topic: 0,
-                offset: 10
-            }
+            Activation { at: 10_000, topic: 0, offset: 10 }
         );
         directory.change(place(40), &id(), Some(settings("6h", false)));
         directory.change(place(50), &id(), Some(settings("6h", true)));
@@ -366,15 +324,8 @@ mod tests {
 
     #[test]
     fn a_stored_activation_outlives_the_compaction_of_the_record_that_made_it() {
-        let activation = Activation {
-            at: 10_000,
-            topic: 0,
-            offset: 10,
-        };
-        let disabled = Disabled {
-            activation,
-            at: at(20),
-        };
+        let activation = Activation { at: 10_000, topic: 0, offset: 10 };
+        let disabled = Disabled { activation, at: at(20) };
         for settings_first in [true, false] {
             let mut directory = Directory::default();
             if settings_first {
@@ -396,26 +347,11 @@ mod tests {
         let mut directory = Directory::default();
         directory.change(place(10), &id(), Some(settings("1h", true)));
         let activation = directory.current(&id()).unwrap().activation;
-        directory.state(
-            place(20),
-            &id(),
-            State::Disabled(Disabled {
-                activation,
-                at: at(20),
-            }),
-        );
+        directory.state(place(20), &id(), State::Disabled(Disabled { activation, at: at(20) }));
         assert!(directory.current(&id()).unwrap().disabled.is_some());
-        assert_eq!(
-            wanted(&directory, 30),
-            Some(Granularity::OneHour),
-            "collecting goes on"
-        );
+        assert_eq!(wanted(&directory, 30), Some(Granularity::OneHour), "collecting goes on");
         assert_eq!(wanted(&directory, 20 + 7 * 86_400), None, "for seven days");
-        let again = Activation {
-            at: 40_000,
-            topic: 1,
-            offset: 3,
-        };
+        let again = Activation { at: 40_000, topic: 1, offset: 3 };
         directory.state(place(40), &id(), State::Activation(again));
         assert!(directory.current(&id()).unwrap().disabled.is_none());
     }
@@ -426,9 +362,6 @@ mod tests {
         directory.change(place(10), &id(), Some(settings("1h", true)));
         assert_eq!(directory.wanted(&id(), "ws-other", at(60)), None);
         assert!(!directory.knows("ws-other"));
-        assert!(
-            directory.owner_dropped(&WebhookId::parse("wh-2").unwrap(), at(60)),
-            "nobody wants it"
-        );
+        assert!(directory.owner_dropped(&WebhookId::parse("wh-2").unwrap(), at(60)), "nobody wants it");
     }
 }

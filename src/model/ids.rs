@@ -133,21 +133,12 @@ mod tests {
     fn an_id_has_1_to_128_bytes() {
         assert_eq!(ChatId::parse(""), Err(IdError::Empty));
         assert_eq!(ChatId::parse(&"x".repeat(129)), Err(IdError::TooLong(129)));
-        assert_eq!(
-            ChatId::parse(&"x".repeat(128)).map(|id| id.as_str().len()),
-            Ok(128)
-        );
+        assert_eq!(ChatId::parse(&"x".repeat(128)).map(|id| id.as_str().len()), Ok(128));
     }
 
     #[test]
     fn parts_that_only_look_alike_when_joined_give_different_ids() {
-        assert_ne!(
-            derive_id("bundle", &["ab", "c"]),
-            derive_id("bundle", &["a", "bc"])
-        );
-        assert_eq!(
-            derive_id("bundle", &["ab", "c"]),
-            derive_id("bundle", &["ab", "c"])
-        );
+        assert_ne!(derive_id("bundle", &["ab", "c"]), derive_id("bundle", &["a", "bc"]));
+        assert_eq!(derive_id("bundle", &["ab", "c"]), derive_id("bundle", &["ab", "c"]));
     }
 }

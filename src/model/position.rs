@@ -63,11 +63,7 @@ pub struct ClosedWindow {
 
 impl From<(Millis, i64, Granularity)> for ClosedWindow {
     fn from((boundary, first_offset, granularity): (Millis, i64, Granularity)) -> Self {
-        Self {
-            boundary,
-            first_offset,
-            granularity,
-        }
+        Self { boundary, first_offset, granularity }
     }
 }
 
@@ -131,11 +127,7 @@ impl fmt::Display for PartPosition {
 
 impl fmt::Display for ClosingPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ClosedWindow {
-            boundary,
-            first_offset,
-            granularity,
-        } = self.window;
+        let ClosedWindow { boundary, first_offset, granularity } = self.window;
         write!(f, "{}/{first_offset}/{granularity}/{}", boundary.0, self.webhook)
     }
 }
@@ -158,12 +150,7 @@ impl FromStr for NonePosition {
     type Err = PositionError;
     fn from_str(text: &str) -> Result<Self, PositionError> {
         let mut fields = text.splitn(2, '/');
-        parse(text, || {
-            Some(Self {
-                offset: field(&mut fields)?,
-                webhook: webhook(&mut fields)?,
-            })
-        })
+        parse(text, || Some(Self { offset: field(&mut fields)?, webhook: webhook(&mut fields)? }))
     }
 }
 
@@ -191,10 +178,7 @@ impl FromStr for ClosingPosition {
                 first_offset: field(&mut fields)?,
                 granularity: field(&mut fields)?,
             };
-            Some(Self {
-                window,
-                webhook: webhook(&mut fields)?,
-            })
+            Some(Self { window, webhook: webhook(&mut fields)? })
         })
     }
 }

@@ -20,11 +20,7 @@ impl RetrySchedule {
     /// # Errors
     /// [`EmptySchedule`] if there is none.
     pub fn new(pauses: Vec<Duration>) -> Result<Self, EmptySchedule> {
-        if pauses.is_empty() {
-            Err(EmptySchedule)
-        } else {
-            Ok(Self(pauses))
-        }
+        if pauses.is_empty() { Err(EmptySchedule) } else { Ok(Self(pauses)) }
     }
 
     /// The pause after the n-th consecutive failure (from 1): the scheduled one with its jitter, or what the
@@ -62,17 +58,8 @@ mod tests {
 
     #[test]
     fn a_longer_retry_after_wins_up_to_eight_hours() {
-        assert_eq!(
-            schedule().pause(1, 0.5, Some(Duration::from_secs(60))),
-            Duration::from_secs(60)
-        );
-        assert_eq!(
-            schedule().pause(1, 0.5, Some(Duration::from_secs(1))),
-            Duration::from_secs(10)
-        );
-        assert_eq!(
-            schedule().pause(1, 0.5, Some(Duration::from_hours(9))),
-            Duration::from_hours(8)
-        );
+        assert_eq!(schedule().pause(1, 0.5, Some(Duration::from_secs(60))), Duration::from_secs(60));
+        assert_eq!(schedule().pause(1, 0.5, Some(Duration::from_secs(1))), Duration::from_secs(10));
+        assert_eq!(schedule().pause(1, 0.5, Some(Duration::from_hours(9))), Duration::from_hours(8));
     }
 }

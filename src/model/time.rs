@@ -126,11 +126,7 @@ mod tests {
             "2021-02-24T18:27:00.75+02:00",
             "2021-02-24 18:27:00 +0200",
         ] {
-            assert_eq!(
-                parse_timestamp(text).map(body_timestamp).as_deref(),
-                Ok(expected),
-                "{text}"
-            );
+            assert_eq!(parse_timestamp(text).map(body_timestamp).as_deref(), Ok(expected), "{text}");
         }
     }
 
@@ -154,10 +150,7 @@ mod tests {
 
     #[test]
     fn a_leap_second_is_the_next_second() {
-        assert_eq!(
-            parse_timestamp("2016-12-31T23:59:60.5Z"),
-            parse_timestamp("2017-01-01T00:00:00.5+0000")
-        );
+        assert_eq!(parse_timestamp("2016-12-31T23:59:60.5Z"), parse_timestamp("2017-01-01T00:00:00.5+0000"));
     }
 
     #[test]

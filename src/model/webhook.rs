@@ -106,10 +106,7 @@ pub fn masked_url(url: &Url) -> String {
     let mut masked = url.clone();
     if url.query().is_some() {
         let names: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
-        masked
-            .query_pairs_mut()
-            .clear()
-            .extend_pairs(names.iter().map(|name| (name, "***")));
+        masked.query_pairs_mut().clear().extend_pairs(names.iter().map(|name| (name, "***")));
     }
     let _ = masked.set_password(None);
     masked.into()
@@ -167,10 +164,7 @@ mod tests {
     fn only_the_values_of_a_query_are_masked() {
         let url = Url::parse("https://hooks.example/a/b?token=s3cret&x=1").unwrap();
         assert_eq!(masked_url(&url), "https://hooks.example/a/b?token=***&x=***");
-        assert_eq!(
-            masked_url(&Url::parse("https://hooks.example/a").unwrap()),
-            "https://hooks.example/a"
-        );
+        assert_eq!(masked_url(&Url::parse("https://hooks.example/a").unwrap()), "https://hooks.example/a");
     }
 
     #[test]
@@ -183,16 +177,8 @@ mod tests {
 
     #[test]
     fn activations_are_ordered_and_read_back() {
-        let older = Activation {
-            at: 5,
-            topic: 1,
-            offset: 9,
-        };
-        let newer = Activation {
-            at: 6,
-            topic: 0,
-            offset: 1,
-        };
+        let older = Activation { at: 5, topic: 1, offset: 9 };
+        let newer = Activation { at: 6, topic: 0, offset: 1 };
         assert!(older < newer);
         assert_eq!(Activation::try_from(older.to_string()), Ok(older));
         assert!(Activation::try_from("5.1".to_owned()).is_err());

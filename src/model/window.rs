@@ -115,10 +115,7 @@ impl WindowRule {
     /// True if both ask for the same, wherever they begin.
     #[must_use]
     pub fn same_terms(&self, other: &Self) -> bool {
-        Self {
-            from: other.from,
-            ..*self
-        } == *other
+        Self { from: other.from, ..*self } == *other
     }
 
     /// The last hour boundary at or before a time.
@@ -139,11 +136,7 @@ impl WindowRule {
     pub fn window(&self, granularity: Granularity, effective: Millis) -> Window {
         let length = self.hour_ms.saturating_mul(i64::from(granularity.hours().max(1)));
         let start = effective.0.div_euclid(length).saturating_mul(length);
-        Window {
-            granularity,
-            start: Millis(start).max(self.from),
-            end: Millis(start.saturating_add(length)),
-        }
+        Window { granularity, start: Millis(start).max(self.from), end: Millis(start.saturating_add(length)) }
     }
 
     /// True if a message with this timestamp is too old at its arrival to count.
@@ -196,11 +189,7 @@ impl WindowRules {
     /// The rule for a time.
     #[must_use]
     pub fn at(&self, time: Millis) -> &WindowRule {
-        self.0
-            .iter()
-            .rev()
-            .find(|rule| rule.from <= time)
-            .unwrap_or(&self.0[0])
+        self.0.iter().rev().find(|rule| rule.from <= time).unwrap_or(&self.0[0])
     }
 
     /// Asks for other terms from now on. They take effect at the end of the longest window that is open, so that
@@ -247,27 +236,16 @@ mod tests {
 
     #[test]
     fn a_message_within_the_grace_joins_the_window_that_just_ended() {
-        let effective = effective_time(
-            Millis(10 * HOUR - 1).to_utc(),
-            Millis(10 * HOUR + 59_999),
-            None,
-            &rule(),
-        );
-        assert_eq!(
-            rule().window(Granularity::OneHour, effective).end,
-            Millis(10 * HOUR)
-        );
+        let effective =
+            effective_time(Millis(10 * HOUR - 1).to_utc(), Millis(10 * HOUR + 59_999), None, &rule());
+        assert_eq!(rule().window(Granularity::OneHour, effective).end, Millis(10 * HOUR));
     }
 
     #[test]
     fn nothing_joins_a_window_that_is_closed() {
         let closed = Some(Millis(10 * HOUR));
-        let effective = effective_time(
-            Millis(10 * HOUR - 1).to_utc(),
-            Millis(10 * HOUR + 10),
-            closed,
-            &rule(),
-        );
+        let effective =
+            effective_time(Millis(10 * HOUR - 1).to_utc(), Millis(10 * HOUR + 10), closed, &rule());
         assert_eq!(effective, Millis(10 * HOUR));
     }
 
@@ -282,16 +260,9 @@ mod tests {
     #[test]
     fn other_terms_wait_for_the_end_of_the_longest_open_window() {
         let mut rules = WindowRules::single(rule());
-        let short = WindowRule::new(
-            Duration::from_secs(20),
-            Duration::from_millis(333),
-            Duration::ZERO,
-        );
+        let short = WindowRule::new(Duration::from_secs(20), Duration::from_millis(333), Duration::ZERO);
         assert!(rules.adopt(short, Millis(30 * HOUR)));
-        assert!(
-            !rules.adopt(short, Millis(31 * HOUR)),
-            "asking again changes nothing"
-        );
+        assert!(!rules.adopt(short, Millis(31 * HOUR)), "asking again changes nothing");
         assert_eq!(rules.at(Millis(48 * HOUR - 1)).hour_ms, HOUR);
         assert_eq!(rules.at(Millis(48 * HOUR)).hour_ms, 20_000);
     }

@@ -22,14 +22,8 @@ pub async fn serve(
     let bound = listener.local_addr()?;
     let router = Router::new()
         .route("/metrics", get(page))
-        .route(
-            "/livez",
-            get(async |State(state): State<OpsState>| answer(state.1.live())),
-        )
-        .route(
-            "/readyz",
-            get(async |State(state): State<OpsState>| answer(state.1.ready())),
-        )
+        .route("/livez", get(async |State(state): State<OpsState>| answer(state.1.live())))
+        .route("/readyz", get(async |State(state): State<OpsState>| answer(state.1.ready())))
         .with_state((metrics, probes));
     tokio::spawn(async move {
         let server = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());

@@ -7,13 +7,10 @@ use prometheus::{
 };
 
 /// Bounds of durations from a fast local answer to a request's deadline, in seconds.
-const SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Bounds of delays of windows and backlogs, in seconds.
-const LONG_SECONDS: &[f64] = &[
-    0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0,
-];
+const LONG_SECONDS: &[f64] =
+    &[0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
 /// Bounds of counts of messages.
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 
@@ -25,6 +22,8 @@ trait Make: Sized {
 
 macro_rules! make {
     ($kind:ty, $shape:ty, |$opts:ident, $given:ident| $new:expr) => {
+        // The formatter puts braces around what the macro takes.
+        #[allow(unused_braces)]
         impl Make for $kind {
             type Shape = $shape;
             fn make(name: &str, help: &str, $given: $shape) -> prometheus::Result<Self> {
@@ -38,20 +37,15 @@ macro_rules! make {
 make!(IntCounter, (), |opts, _shape| IntCounter::with_opts(opts));
 make!(IntGauge, (), |opts, _shape| IntGauge::with_opts(opts));
 make!(Gauge, (), |opts, _shape| Gauge::with_opts(opts));
-make!(IntCounterVec, &'static [&'static str], |opts, labels| {
-    IntCounterVec::new(opts, labels)
-});
-make!(IntGaugeVec, &'static [&'static str], |opts, labels| {
-    IntGaugeVec::new(opts, labels)
-});
+make!(IntCounterVec, &'static [&'static str], |opts, labels| { IntCounterVec::new(opts, labels) });
+make!(IntGaugeVec, &'static [&'static str], |opts, labels| { IntGaugeVec::new(opts, labels) });
 make!(Histogram, &'static [f64], |opts, bounds| {
     Histogram::with_opts(HistogramOpts::from(opts).buckets(bounds.to_vec()))
 });
-make!(
-    HistogramVec,
-    (&'static [&'static str], &'static [f64]),
-    |opts, shape| HistogramVec::new(HistogramOpts::from(opts).buckets(shape.1.to_vec()), shape.0)
-);
+make!(HistogramVec, (&'static [&'static str], &'static [f64]), |opts, shape| HistogramVec::new(
+    HistogramOpts::from(opts).buckets(shape.1.to_vec()),
+    shape.0
+));
 
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $field:ident: $kind:ty = $name:literal $shape:expr;)+) => {
@@ -180,10 +174,7 @@ impl Metrics {
             wire::PoisonReason,
         };
         let metrics = Self::new()?;
-        metrics
-            .build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics.start_time.set(crate::io::clock::now().0 as f64 / 1000.0);
         for skip in Skip::ALL {
             metrics.events_skipped.with_label_values(&[skip.as_str()]);
@@ -213,10 +204,7 @@ mod tests {
             let name = line.split(' ').nth(2).unwrap();
             assert!(name.starts_with("bundlehook_"), "{name}");
         }
-        for line in page
-            .lines()
-            .filter(|line| line.starts_with("# TYPE ") && line.ends_with(" counter"))
-        {
+        for line in page.lines().filter(|line| line.starts_with("# TYPE ") && line.ends_with(" counter")) {
             assert!(line.split(' ').nth(2).unwrap().ends_with("_total"), "{line}");
         }
     }

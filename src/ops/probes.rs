@@ -27,20 +27,12 @@ impl Probes {
     /// Watches a counter that rises with each turn of a loop.
     pub fn watch_loop(&self, name: &'static str, turns: Arc<AtomicU64>) {
         let seen = turns.load(Ordering::Relaxed);
-        self.0
-            .loops
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((name, turns, seen, Instant::now()));
+        self.0.loops.lock().unwrap_or_else(PoisonError::into_inner).push((name, turns, seen, Instant::now()));
     }
 
     /// Adds a condition of readiness, which says what is missing.
     pub fn require(&self, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.0
-            .ready
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Box::new(check));
+        self.0.ready.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(check));
     }
 
     /// Alive: every loop turns.
@@ -54,10 +46,7 @@ impl Probes {
             if now != *seen {
                 (*seen, *since) = (now, Instant::now());
             } else if since.elapsed() > STUCK_AFTER {
-                return Err(format!(
-                    "the loop `{name}` has not turned for {} s",
-                    since.elapsed().as_secs()
-                ));
+                return Err(format!("the loop `{name}` has not turned for {} s", since.elapsed().as_secs()));
             }
         }
         Ok(())

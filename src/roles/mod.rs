@@ -40,59 +40,22 @@ pub struct Roles {
 
 impl From<AggregateCommand> for Roles {
     fn from(command: AggregateCommand) -> Self {
-        let AggregateCommand {
-            kafka,
-            redis,
-            windows,
-            ops,
-        } = command;
-        Self {
-            kafka,
-            redis,
-            ops,
-            aggregate: Some(windows),
-            deliver: None,
-            embedded: false,
-        }
+        let AggregateCommand { kafka, redis, windows, ops } = command;
+        Self { kafka, redis, ops, aggregate: Some(windows), deliver: None, embedded: false }
     }
 }
 
 impl From<DeliverCommand> for Roles {
     fn from(command: DeliverCommand) -> Self {
-        let DeliverCommand {
-            kafka,
-            redis,
-            delivery,
-            ops,
-        } = command;
-        Self {
-            kafka,
-            redis,
-            ops,
-            aggregate: None,
-            deliver: Some(delivery),
-            embedded: false,
-        }
+        let DeliverCommand { kafka, redis, delivery, ops } = command;
+        Self { kafka, redis, ops, aggregate: None, deliver: Some(delivery), embedded: false }
     }
 }
 
 impl From<AllCommand> for Roles {
     fn from(command: AllCommand) -> Self {
-        let AllCommand {
-            kafka,
-            redis,
-            windows,
-            delivery,
-            ops,
-        } = command;
-        Self {
-            kafka,
-            redis,
-            ops,
-            aggregate: Some(windows),
-            deliver: Some(delivery),
-            embedded: false,
-        }
+        let AllCommand { kafka, redis, windows, delivery, ops } = command;
+        Self { kafka, redis, ops, aggregate: Some(windows), deliver: Some(delivery), embedded: false }
     }
 }
 
@@ -128,19 +91,12 @@ impl Roles {
         info!("running");
         let failure = wait(&process, &intakes, &stop).await;
         for (name, intake) in intakes {
-            intake
-                .stop()
-                .await
-                .with_context(|| format!("the consumer of {name} can't go on"))?;
+            intake.stop().await.with_context(|| format!("the consumer of {name} can't go on"))?;
         }
         if let Some(reason) = failure {
             bail!(reason);
         }
-        process
-            .publisher
-            .flush(FLUSH)
-            .await
-            .context("the last records were not acknowledged")?;
+        process.publisher.flush(FLUSH).await.context("the last records were not acknowledged")?;
         info!("stopped");
         Ok(())
     }
@@ -178,11 +134,7 @@ impl RequestRuntime {
     }
 
     fn handle(&self) -> tokio::runtime::Handle {
-        self.0
-            .as_ref()
-            .map_or_else(tokio::runtime::Handle::current, |runtime| {
-                runtime.handle().clone()
-            })
+        self.0.as_ref().map_or_else(tokio::runtime::Handle::current, |runtime| runtime.handle().clone())
     }
 }
 

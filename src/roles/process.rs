@@ -48,10 +48,7 @@ impl Process {
         let (metrics, probes) = (Metrics::start()?, Probes::default());
         let bound = http::serve(ops.http_addr, metrics.clone(), probes.clone(), stop.clone()).await;
         let bound = bound.map_err(|error| {
-            anyhow::anyhow!(
-                "the address `{}` of --http-addr can't be opened: {error}",
-                ops.http_addr
-            )
+            anyhow::anyhow!("the address `{}` of --http-addr can't be opened: {error}", ops.http_addr)
         })?;
         tracing::info!(addr = %bound, "serving /metrics, /livez and /readyz");
         let topics = Topics::new(&kafka.topics);
@@ -60,28 +57,11 @@ impl Process {
         let tail = SettingsTail::start(&kafka, &topics, embedded, stop.clone(), sender)?;
         let ready = tail.clone();
         probes.require(move || {
-            if ready.is_ready() {
-                Ok(())
-            } else {
-                Err("the settings have not been read yet".to_owned())
-            }
+            if ready.is_ready() { Ok(()) } else { Err("the settings have not been read yet".to_owned()) }
         });
         let redis = Redis::connect(redis).await?;
         let failure = Arc::new(watch::Sender::new(None));
-        Ok((
-            Self {
-                kafka,
-                topics,
-                redis,
-                publisher,
-                tail,
-                metrics,
-                probes,
-                embedded,
-                failure,
-            },
-            unusable,
-        ))
+        Ok((Self { kafka, topics, redis, publisher, tail, metrics, probes, embedded, failure }, unusable))
     }
 
     /// Ends the process: something is wrong that only a restart or an operator can mend.

@@ -20,11 +20,7 @@ pub fn single(event: &Event<'_>) -> Vec<u8> {
         chat: &'a Chat<'a>,
         message: &'a Message<'a>,
     }
-    to_json(&Single {
-        whatsapp_account: &event.account,
-        chat: &event.chat,
-        message: &event.message,
-    })
+    to_json(&Single { whatsapp_account: &event.account, chat: &event.chat, message: &event.message })
 }
 
 /// What a body for a bundle is put together from.
@@ -61,30 +57,16 @@ mod tests {
 
     #[test]
     fn the_single_body_is_the_example() {
-        let line = include_str!("../../tests/examples/events.jsonl")
-            .lines()
-            .next()
-            .unwrap();
-        let Ok(Decoded::Event(event)) = decode(Some(line.as_bytes())) else {
-            panic!()
-        };
+        let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
+        let Ok(Decoded::Event(event)) = decode(Some(line.as_bytes())) else { panic!() };
         let expected: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/examples/message.json")).unwrap();
         let body = single(&event);
-        assert_eq!(
-            serde_json::from_slice::<serde_json::Value>(&body).unwrap(),
-            expected
-        );
-        let order: Vec<_> = [
-            "whatsapp_account",
-            "\"chat\"",
-            "\"message\"",
-            "direction",
-            "message_id",
-            "sender",
-        ]
-        .map(|name| std::str::from_utf8(&body).unwrap().find(name).unwrap())
-        .into();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), expected);
+        let order: Vec<_> =
+            ["whatsapp_account", "\"chat\"", "\"message\"", "direction", "message_id", "sender"]
+                .map(|name| std::str::from_utf8(&body).unwrap().find(name).unwrap())
+                .into();
         assert!(order.is_sorted());
     }
 }

@@ -46,9 +46,7 @@ pub fn encode(head: &BundleHead) -> Headers {
 /// A window's start as text: RFC 3339 in UTC, with milliseconds only where an hour is so short that it has some.
 #[must_use]
 pub fn window_start(start: Millis) -> String {
-    start
-        .to_utc()
-        .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
+    start.to_utc().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }
 
 /// Headers that are no bundle's.
@@ -74,24 +72,15 @@ pub enum BundleError {
 /// # Errors
 /// [`BundleError`] that names the header.
 pub fn decode<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<BundleHead, BundleError> {
-    let headers = Reader(
-        headers
-            .filter_map(|(name, value)| Some((name, std::str::from_utf8(value).ok()?)))
-            .collect(),
-    );
+    let headers =
+        Reader(headers.filter_map(|(name, value)| Some((name, std::str::from_utf8(value).ok()?))).collect());
     let version = headers.text("bundlehook-version")?;
     if version != VERSION {
-        return Err(invalid(
-            "bundlehook-version",
-            version,
-            "1, the only version that this release knows",
-        ));
+        return Err(invalid("bundlehook-version", version, "1, the only version that this release knows"));
     }
     let position = headers.text("position")?;
     let window_start = headers.0.get("window-start").map(|text| {
-        parse_timestamp(text)
-            .map(Millis::from)
-            .map_err(|_| invalid("window-start", text, "an RFC 3339 time"))
+        parse_timestamp(text).map(Millis::from).map_err(|_| invalid("window-start", text, "an RFC 3339 time"))
     });
     Ok(BundleHead {
         bundle_id: BundleId(headers.parse::<Uuid>("bundle-id", "a UUID")?),
@@ -132,11 +121,7 @@ impl Reader<'_> {
 }
 
 fn invalid(name: &'static str, value: &str, expected: &'static str) -> BundleError {
-    BundleError::Invalid {
-        name,
-        value: value.to_owned(),
-        expected,
-    }
+    BundleError::Invalid { name, value: value.to_owned(), expected }
 }
 
 #[cfg(test)]
@@ -154,10 +139,7 @@ pub(crate) mod tests {
             window_start: Some(Millis(1_614_182_400_000)),
             part: 2,
             position: Position::parse("parts", "77/6h/wh-1").unwrap(),
-            source: Source {
-                topic_id: "AAAA".to_owned(),
-                partition: 3,
-            },
+            source: Source { topic_id: "AAAA".to_owned(), partition: 3 },
             source_offset: 41,
             messages: 1000,
             arrived_at: Millis(1_614_182_500_000),
@@ -171,20 +153,13 @@ pub(crate) mod tests {
     #[test]
     fn headers_read_back() {
         assert_eq!(read(&encode(&head())), Ok(head()));
-        let at_once = BundleHead {
-            window_start: None,
-            granularity: Granularity::None,
-            ..head()
-        };
+        let at_once = BundleHead { window_start: None, granularity: Granularity::None, ..head() };
         assert_eq!(read(&encode(&at_once)), Ok(at_once));
     }
 
     #[test]
     fn a_window_of_a_short_hour_keeps_its_milliseconds() {
-        assert_eq!(
-            window_start(Millis(1_614_182_400_250)),
-            "2021-02-24T16:00:00.250Z"
-        );
+        assert_eq!(window_start(Millis(1_614_182_400_250)), "2021-02-24T16:00:00.250Z");
         assert_eq!(window_start(Millis(1_614_182_400_000)), "2021-02-24T16:00:00Z");
     }
 
@@ -192,12 +167,7 @@ pub(crate) mod tests {
     fn a_missing_or_strange_header_is_named() {
         let mut headers = encode(&head());
         headers[0].1 = "2".to_owned();
-        assert!(
-            read(&headers)
-                .unwrap_err()
-                .to_string()
-                .contains("`bundlehook-version` is `2`")
-        );
+        assert!(read(&headers).unwrap_err().to_string().contains("`bundlehook-version` is `2`"));
         headers.remove(0);
         assert_eq!(read(&headers), Err(BundleError::Missing("bundlehook-version")));
     }

@@ -31,10 +31,7 @@ pub enum Decoded<'a> {
 pub fn decode(value: Option<&[u8]>) -> Result<Decoded<'_>, Poison> {
     let Some(value) = value else {
         let detail = "the record has no value, expected a message".to_owned();
-        return Err(Poison {
-            reason: super::PoisonReason::NullValue,
-            detail,
-        });
+        return Err(Poison { reason: super::PoisonReason::NullValue, detail });
     };
     let text = std::str::from_utf8(value).map_err(Poison::utf8)?;
     let Object(raw): Object<RawEvent<'_>> = match serde_json::from_str(text) {
@@ -190,9 +187,7 @@ impl<'a> RawEvent<'a> {
     fn into_event(self) -> Result<Event<'a>, Poison> {
         Ok(Event {
             workspace_id: id("workspace_id", text("workspace_id", self.workspace_id)?)?,
-            account: need("whatsapp_account", self.whatsapp_account)?
-                .0
-                .into_account()?,
+            account: need("whatsapp_account", self.whatsapp_account)?.0.into_account()?,
             chat: need("chat", self.chat)?.0.into_chat()?,
             message: need("message", self.message)?.0.into_message()?,
         })
@@ -243,21 +238,14 @@ impl<'a> RawMessage<'a> {
         let timestamp = text("message.timestamp", self.timestamp)?;
         let timestamp = parse_timestamp(&timestamp).map_err(|error| {
             let shown: String = timestamp.chars().take(40).collect();
-            Poison::invalid(
-                "message.timestamp",
-                format_args!("is `{}`, {error}", shown.escape_debug()),
-            )
+            Poison::invalid("message.timestamp", format_args!("is `{}`, {error}", shown.escape_debug()))
         })?;
         Ok(Message {
             direction,
             timestamp,
             message_id: id("message.message_id", text("message.message_id", self.message_id)?)?,
-            sender: need("message.sender", self.sender)?
-                .0
-                .into_party("message.sender")?,
-            recipient: need("message.recipient", self.recipient)?
-                .0
-                .into_party("message.recipient")?,
+            sender: need("message.sender", self.sender)?.0.into_party("message.sender")?,
+            recipient: need("message.recipient", self.recipient)?.0.into_party("message.recipient")?,
             text: text("message.text", self.text)?,
             permalink: self.permalink.map(|text| text.0),
         })
@@ -269,11 +257,7 @@ impl<'a> RawParty<'a> {
         let missing = |name: &str| Poison::missing(&format!("{field}.{name}"));
         Ok(Party {
             full_name: self.full_name.ok_or_else(|| missing("full_name"))?.0,
-            phone: self
-                .phone
-                .ok_or_else(|| missing("phone"))?
-                .map(|text| text.0)
-                .unwrap_or_default(),
+            phone: self.phone.ok_or_else(|| missing("phone"))?.map(|text| text.0).unwrap_or_default(),
         })
     }
 }
@@ -287,10 +271,7 @@ mod tests {
     use crate::wire::PoisonReason;
 
     fn example() -> Value {
-        let line = include_str!("../../tests/examples/events.jsonl")
-            .lines()
-            .next()
-            .unwrap();
+        let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
         serde_json::from_str(line).unwrap()
     }
 
@@ -320,24 +301,16 @@ mod tests {
     #[test]
     fn a_chat_id_may_be_a_number() {
         let bytes = with("/chat/chat_id", json!(10_010_001));
-        let Ok(Decoded::Event(event)) = decode(Some(&bytes)) else {
-            panic!()
-        };
+        let Ok(Decoded::Event(event)) = decode(Some(&bytes)) else { panic!() };
         assert_eq!(event.chat.chat_id, "10010001");
     }
 
     #[test]
     fn null_phones_and_responsible_read_as_empty() {
-        for pointer in [
-            "/chat/phone",
-            "/chat/responsible_name",
-            "/message/sender/phone",
-            "/whatsapp_account/phone",
-        ] {
-            assert!(
-                matches!(decode(Some(&with(pointer, Value::Null))), Ok(Decoded::Event(_))),
-                "{pointer}"
-            );
+        for pointer in
+            ["/chat/phone", "/chat/responsible_name", "/message/sender/phone", "/whatsapp_account/phone"]
+        {
+            assert!(matches!(decode(Some(&with(pointer, Value::Null))), Ok(Decoded::Event(_))), "{pointer}");
         }
     }
 
@@ -348,25 +321,15 @@ mod tests {
             (reason, detail.as_str()),
             (PoisonReason::MissingField, "`chat.full_name` is missing or null")
         );
-        assert!(
-            poison(&with("/message/sender", json!(["a", "b"])))
-                .1
-                .contains("expected an object")
-        );
-        assert_eq!(
-            poison(&with("/message/sender", Value::Null)).1,
-            "`message.sender` is missing or null"
-        );
+        assert!(poison(&with("/message/sender", json!(["a", "b"]))).1.contains("expected an object"));
+        assert_eq!(poison(&with("/message/sender", Value::Null)).1, "`message.sender` is missing or null");
     }
 
     #[test]
     fn a_wrong_type_is_named_by_its_path_without_its_content() {
         let (reason, detail) = poison(&with("/chat/is_group", json!("private words")));
         assert_eq!(reason, PoisonReason::InvalidField);
-        assert!(
-            detail.starts_with("`chat.is_group` is string \"…\", expected a boolean"),
-            "{detail}"
-        );
+        assert!(detail.starts_with("`chat.is_group` is string \"…\", expected a boolean"), "{detail}");
     }
 
     #[test]
@@ -390,16 +353,10 @@ mod tests {
             json!({"message": {"attachments": [{}], "text": 5}}),
         ];
         for event in skipped {
-            assert!(
-                matches!(decode(Some(event.to_string().as_bytes())), Ok(Decoded::Skip(_))),
-                "{event}"
-            );
+            assert!(matches!(decode(Some(event.to_string().as_bytes())), Ok(Decoded::Skip(_))), "{event}");
         }
         assert!(decode(Some(b"{}")).is_err(), "no message at all");
-        assert!(
-            decode(Some(br#"{"message": {"text": 5}}"#)).is_err(),
-            "a text of the wrong type"
-        );
+        assert!(decode(Some(br#"{"message": {"text": 5}}"#)).is_err(), "a text of the wrong type");
     }
 
     proptest! {

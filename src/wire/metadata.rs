@@ -42,16 +42,7 @@ impl AggregateMetadata {
     #[must_use]
     pub fn new(topic: String, token: Uuid, offset: i64, rules: WindowRules) -> Self {
         let boundaries = BoundaryTable::default();
-        Self {
-            v: VERSION,
-            topic,
-            token,
-            none: offset,
-            parts: offset,
-            closings: None,
-            boundaries,
-            rules,
-        }
+        Self { v: VERSION, topic, token, none: offset, parts: offset, closings: None, boundaries, rules }
     }
 }
 
@@ -74,11 +65,7 @@ impl BoundaryTable {
     /// The last boundary closed before the record at an offset is applied.
     #[must_use]
     pub fn closed_before(&self, offset: i64) -> Option<Millis> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(_, at)| *at <= offset)
-            .map(|(boundary, _)| *boundary)
+        self.0.iter().rev().find(|(_, at)| *at <= offset).map(|(boundary, _)| *boundary)
     }
 
     /// Forgets what no replay from the safe offset needs: all but the last entry at or below it.
@@ -127,9 +114,7 @@ impl DeliverMetadata {
         fn parse<T: std::str::FromStr<Err = crate::model::position::PositionError>>(
             text: Option<&String>,
         ) -> Result<Option<T>, MetadataError> {
-            text.map(|text| text.parse())
-                .transpose()
-                .map_err(|error| MetadataError(format!("{error}")))
+            text.map(|text| text.parse()).transpose().map_err(|error| MetadataError(format!("{error}")))
         }
         let highest = Highest {
             none: parse(self.none.as_ref())?,
@@ -157,9 +142,9 @@ pub trait Metadata: Serialize + for<'de> Deserialize<'de> {
     fn encode(&self) -> Result<String, MetadataError> {
         let text = serde_json::to_string(self).map_err(|error| MetadataError(error.to_string()))?;
         match text.encode_utf16().count() {
-            units if units > MAX_UNITS => Err(MetadataError(format!(
-                "{units} units, expected at most {MAX_UNITS}"
-            ))),
+            units if units > MAX_UNITS => {
+                Err(MetadataError(format!("{units} units, expected at most {MAX_UNITS}")))
+            }
             _ => Ok(text),
         }
     }
@@ -202,11 +187,8 @@ mod tests {
     };
 
     fn metadata() -> AggregateMetadata {
-        let rule = WindowRule::new(
-            Duration::from_hours(1),
-            Duration::from_mins(1),
-            Duration::from_hours(168),
-        );
+        let rule =
+            WindowRule::new(Duration::from_hours(1), Duration::from_mins(1), Duration::from_hours(168));
         AggregateMetadata::new("x".repeat(22), Uuid::from_u128(1), 5, WindowRules::single(rule))
     }
 
@@ -229,9 +211,7 @@ mod tests {
     fn two_days_of_boundaries_fit() {
         let mut metadata = metadata();
         for hour in 0..50 {
-            metadata
-                .boundaries
-                .close(Millis(1_614_182_400_000 + hour * 3_600_000), i64::MAX / 2 + hour);
+            metadata.boundaries.close(Millis(1_614_182_400_000 + hour * 3_600_000), i64::MAX / 2 + hour);
         }
         metadata.closings = Some(ClosedWindow {
             boundary: Millis(i64::MAX),
@@ -257,12 +237,7 @@ mod tests {
     #[test]
     fn another_version_is_refused() {
         let text = metadata().encode().unwrap().replacen("\"v\":1", "\"v\":9", 1);
-        assert!(
-            AggregateMetadata::decode(&text)
-                .unwrap_err()
-                .to_string()
-                .contains("version 9")
-        );
+        assert!(AggregateMetadata::decode(&text).unwrap_err().to_string().contains("version 9"));
         assert!(AggregateMetadata::decode("").is_err());
     }
 

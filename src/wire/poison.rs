@@ -57,25 +57,16 @@ pub struct Poison {
 
 impl Poison {
     pub(super) fn missing(field: &str) -> Self {
-        Self {
-            reason: PoisonReason::MissingField,
-            detail: format!("`{field}` is missing or null"),
-        }
+        Self { reason: PoisonReason::MissingField, detail: format!("`{field}` is missing or null") }
     }
 
     pub(super) fn invalid(field: &str, problem: impl fmt::Display) -> Self {
-        Self {
-            reason: PoisonReason::InvalidField,
-            detail: format!("`{field}` {problem}"),
-        }
+        Self { reason: PoisonReason::InvalidField, detail: format!("`{field}` {problem}") }
     }
 
     pub(super) fn utf8(error: std::str::Utf8Error) -> Self {
         let detail = format!("the value is not UTF-8 from byte {} on", error.valid_up_to());
-        Self {
-            reason: PoisonReason::InvalidUtf8,
-            detail,
-        }
+        Self { reason: PoisonReason::InvalidUtf8, detail }
     }
 
     /// Names the field that a JSON error belongs to, by its path.
@@ -87,10 +78,7 @@ impl Poison {
         }
         if inner.is_data() {
             let detail = format!("the value is {}", Redacted(&inner));
-            return Self {
-                reason: PoisonReason::InvalidField,
-                detail,
-            };
+            return Self { reason: PoisonReason::InvalidField, detail };
         }
         Self {
             reason: PoisonReason::InvalidJson,

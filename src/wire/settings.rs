@@ -53,10 +53,7 @@ struct SecretText(String);
 /// [`Poison`] that names the field, the value unless it is secret, and what is expected.
 pub fn decode(value: &[u8]) -> Result<Webhook, Poison> {
     let text = std::str::from_utf8(value).map_err(Poison::utf8)?;
-    let invalid = |detail| Poison {
-        reason: PoisonReason::InvalidSettings,
-        detail,
-    };
+    let invalid = |detail| Poison { reason: PoisonReason::InvalidSettings, detail };
     let raw: RawSettings = read_object(text).map_err(|poison| invalid(poison.detail))?;
     raw.into_webhook(text).map_err(invalid)
 }
@@ -93,16 +90,14 @@ fn parse_url(text: &str) -> Result<Url, String> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
-            "`url` holds a user name or password, expected them in the header `authorization`".to_owned(),
+            "`url` holds a user name or password, expected them in the header `authorization`".to_owned()
         );
     }
     Ok(url)
 }
 
 fn parse_granularity(text: Option<&str>) -> Result<Granularity, String> {
-    text.unwrap_or("none")
-        .parse()
-        .map_err(|error| format!("`granularity`: {error}"))
+    text.unwrap_or("none").parse().map_err(|error| format!("`granularity`: {error}"))
 }
 
 fn parse_success(text: Option<&str>) -> Result<SuccessRule, String> {
@@ -115,19 +110,16 @@ fn parse_success(text: Option<&str>) -> Result<SuccessRule, String> {
 
 fn parse_rate(rate: Option<u16>) -> Result<Option<u16>, String> {
     match rate {
-        Some(rate) if !(1..=MAX_PER_SECOND).contains(&rate) => Err(format!(
-            "`max_per_second` is `{rate}`, expected null or 1 to {MAX_PER_SECOND}"
-        )),
+        Some(rate) if !(1..=MAX_PER_SECOND).contains(&rate) => {
+            Err(format!("`max_per_second` is `{rate}`, expected null or 1 to {MAX_PER_SECOND}"))
+        }
         rate => Ok(rate),
     }
 }
 
 fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> {
     if secrets.len() > MAX_SECRETS {
-        return Err(format!(
-            "`secrets` has {} entries, expected at most {MAX_SECRETS}",
-            secrets.len()
-        ));
+        return Err(format!("`secrets` has {} entries, expected at most {MAX_SECRETS}", secrets.len()));
     }
     let check = |(index, SecretText(secret)): (usize, SecretText)| {
         let usable = secret.starts_with("whsec_") && standardwebhooks::Webhook::new(&secret).is_ok();
@@ -140,17 +132,15 @@ fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> 
 
 fn parse_headers(headers: BTreeMap<String, SecretText>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let parse = |(name, SecretText(value)): (String, SecretText)| {
-        let parsed: HeaderName = name
-            .parse()
-            .map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
+        let parsed: HeaderName =
+            name.parse().map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
         if is_reserved_header(&parsed) {
             return Err(format!(
                 "`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"
             ));
         }
-        let mut value: HeaderValue = value
-            .parse()
-            .map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
+        let mut value: HeaderValue =
+            value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
         value.set_sensitive(true);
         Ok((parsed, value))
     };
@@ -192,50 +182,18 @@ mod tests {
                 "`url` has the scheme `ftp`, expected an absolute `http` or `https` URL",
             ),
             ("url", json!("/relative"), "relative URL without a base"),
-            (
-                "url",
-                json!("https://a:b@c/"),
-                "expected them in the header `authorization`",
-            ),
-            (
-                "granularity",
-                json!("2h"),
-                "`granularity`: `2h` is not a granularity, expected `none`, `1h`",
-            ),
-            (
-                "max_per_second",
-                json!(0),
-                "`max_per_second` is `0`, expected null or 1 to 1000",
-            ),
-            (
-                "secrets",
-                json!(["topsecret"]),
-                "`secrets[0]` is not a Standard Webhooks secret",
-            ),
-            (
-                "secrets",
-                json!(["whsec_YQ==", "whsec_YQ==", "whsec_YQ=="]),
-                "expected at most 2",
-            ),
-            (
-                "headers",
-                json!({"Webhook-Id": "x"}),
-                "`headers.Webhook-Id` is reserved",
-            ),
+            ("url", json!("https://a:b@c/"), "expected them in the header `authorization`"),
+            ("granularity", json!("2h"), "`granularity`: `2h` is not a granularity, expected `none`, `1h`"),
+            ("max_per_second", json!(0), "`max_per_second` is `0`, expected null or 1 to 1000"),
+            ("secrets", json!(["topsecret"]), "`secrets[0]` is not a Standard Webhooks secret"),
+            ("secrets", json!(["whsec_YQ==", "whsec_YQ==", "whsec_YQ=="]), "expected at most 2"),
+            ("headers", json!({"Webhook-Id": "x"}), "`headers.Webhook-Id` is reserved"),
             ("headers", json!({"a b": "x"}), "`headers` has the name `a b`"),
-            (
-                "headers",
-                json!({"x": "topsecret\n"}),
-                "`headers.x` has a value with control characters",
-            ),
+            ("headers", json!({"x": "topsecret\n"}), "`headers.x` has a value with control characters"),
             ("webhook_id", json!(""), "`webhook_id` is empty"),
             ("owner", json!({"full_name": "A"}), "missing field `email`"),
             ("owner", json!(["A", "a@x.example"]), "expected an object"),
-            (
-                "success",
-                json!("any"),
-                "`success` is `any`, expected `200` or `2xx`",
-            ),
+            ("success", json!("any"), "`success` is `any`, expected `200` or `2xx`"),
         ];
         for (field, value, expected) in bad {
             let error = with(field, value.clone()).unwrap_err();

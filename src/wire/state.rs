@@ -45,15 +45,7 @@ pub fn encode_activation(webhook: &Webhook, activation: Activation) -> (String, 
         activation: Activation,
         by: &'static str,
     }
-    encode(
-        webhook,
-        "activation",
-        Millis(activation.at),
-        State {
-            activation,
-            by: "settings",
-        },
-    )
+    encode(webhook, "activation", Millis(activation.at), State { activation, by: "settings" })
 }
 
 /// The record that says that the system disabled a webhook. Returns key and value.
@@ -78,19 +70,8 @@ pub fn encode_disabled(webhook: &Webhook, notice: &Notice) -> (String, Vec<u8>) 
 }
 
 fn encode(webhook: &Webhook, kind: &'static str, at: Millis, state: impl Serialize) -> (String, Vec<u8>) {
-    let Webhook {
-        webhook_id,
-        workspace_id,
-        ..
-    } = webhook;
-    let record = Written {
-        v: 1,
-        kind,
-        webhook_id,
-        workspace_id,
-        at: at.to_rfc3339(),
-        state,
-    };
+    let Webhook { webhook_id, workspace_id, .. } = webhook;
+    let record = Written { v: 1, kind, webhook_id, workspace_id, at: at.to_rfc3339(), state };
     let value = serde_json::to_vec(&record).expect("texts and numbers always serialise");
     (format!("{webhook_id}/{kind}"), value)
 }
@@ -108,14 +89,8 @@ pub fn decode(value: &[u8]) -> Result<(WebhookId, State), Poison> {
     let activation = || read.activation.ok_or_else(|| Poison::missing("activation"));
     let state = match read.kind.as_str() {
         "activation" => State::Activation(activation()?),
-        "disabled" => State::Disabled(Disabled {
-            activation: activation()?,
-            at: time("at", &read.at)?,
-        }),
-        "cut" => State::Cut(time(
-            "before",
-            &read.before.ok_or_else(|| Poison::missing("before"))?,
-        )?),
+        "disabled" => State::Disabled(Disabled { activation: activation()?, at: time("at", &read.at)? }),
+        "cut" => State::Cut(time("before", &read.before.ok_or_else(|| Poison::missing("before"))?)?),
         "in_force" => {
             let settings = read.settings.ok_or_else(|| Poison::missing("settings"))?;
             State::InForce(Box::new(settings::decode(settings.get().as_bytes())?))
@@ -146,11 +121,7 @@ mod tests {
 
     #[test]
     fn states_read_back() {
-        let activation = Activation {
-            at: 1_614_182_400_000,
-            topic: 0,
-            offset: 12,
-        };
+        let activation = Activation { at: 1_614_182_400_000, topic: 0, offset: 12 };
         let (key, value) = encode_activation(&webhook(), activation);
         assert_eq!(key, "wh-1/activation");
         assert!(matches!(decode(&value).unwrap().1, State::Activation(read) if read == activation));

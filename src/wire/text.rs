@@ -25,9 +25,7 @@ pub struct IdText<'a>(pub Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for IdText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_any(TextVisitor { numbers: true })
-            .map(|Text(text)| Self(text))
+        deserializer.deserialize_any(TextVisitor { numbers: true }).map(|Text(text)| Self(text))
     }
 }
 
@@ -49,11 +47,7 @@ impl<'de> Visitor<'de> for TextVisitor {
     type Value = Text<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.numbers {
-            "a string or a whole number"
-        } else {
-            "a string"
-        })
+        f.write_str(if self.numbers { "a string or a whole number" } else { "a string" })
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
@@ -107,10 +101,7 @@ pub fn read_object<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Poison
         serde_path_to_error::deserialize(&mut deserializer).map_err(Poison::json)?;
     let trailing = |_| {
         let detail = "the value is not JSON: there is more after its end".to_owned();
-        Poison {
-            reason: PoisonReason::InvalidJson,
-            detail,
-        }
+        Poison { reason: PoisonReason::InvalidJson, detail }
     };
     deserializer.end().map_err(trailing)?;
     Ok(value)

@@ -170,13 +170,8 @@ mod tests {
 
     #[test]
     fn frames_read_back_one_after_another() {
-        let line = include_str!("../../tests/examples/events.jsonl")
-            .lines()
-            .next()
-            .unwrap();
-        let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else {
-            panic!()
-        };
+        let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
+        let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else { panic!() };
         let object = String::from_utf8(body::message_object(&event.message)).unwrap();
         let frames = [
             Frame::ChatV1(ChatDetails::of(&event)),

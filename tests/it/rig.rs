@@ -12,17 +12,12 @@ async fn records_come_back_from_kafka_as_they_went_in() {
         return;
     };
     let topic = format!("{}round-trip", kafka.prefix());
-    kafka
-        .create_topic(&topic, 3, &[("message.timestamp.type", "CreateTime")])
-        .await;
+    kafka.create_topic(&topic, 3, &[("message.timestamp.type", "CreateTime")]).await;
     let sent = support::produce(
         kafka.servers(),
         &topic,
         [
-            Outgoing::new("k", "first")
-                .header("h", "1")
-                .at(1_700_000_000_123)
-                .partition(2),
+            Outgoing::new("k", "first").header("h", "1").at(1_700_000_000_123).partition(2),
             Outgoing::tombstone("k").partition(2),
             Outgoing::empty().partition(0),
         ],
@@ -33,14 +28,8 @@ async fn records_come_back_from_kafka_as_they_went_in() {
     let read = support::read_topic(kafka.servers(), &topic).await;
 
     assert_eq!(read.len(), 3);
-    assert_eq!(
-        (read[0].partition, &read[0].key, &read[0].value),
-        (0, &None, &None)
-    );
-    assert_eq!(
-        (read[1].key(), read[1].text(), read[1].header("h")),
-        ("k", "first", Some("1"))
-    );
+    assert_eq!((read[0].partition, &read[0].key, &read[0].value), (0, &None, &None));
+    assert_eq!((read[1].key(), read[1].text(), read[1].header("h")), ("k", "first", Some("1")));
     assert_eq!(read[1].timestamp, 1_700_000_000_123);
     assert_eq!((read[2].key(), &read[2].value), ("k", &None));
     assert_eq!(support::end_offsets(kafka.servers(), &topic).await, [1, 0, 2]);
@@ -61,10 +50,7 @@ async fn a_killed_broker_keeps_what_it_acknowledged() {
     support::produce(kafka.servers(), "t", [Outgoing::new("k", "after")]).await;
 
     let read = support::read_topic(kafka.servers(), "t").await;
-    assert_eq!(
-        read.iter().map(support::Record::text).collect::<Vec<_>>(),
-        ["before", "after"]
-    );
+    assert_eq!(read.iter().map(support::Record::text).collect::<Vec<_>>(), ["before", "after"]);
 }
 
 #[tokio::test]
@@ -89,12 +75,7 @@ async fn any_broker_takes_records() {
     let topic = format!("{}any", broker.prefix());
     broker.create_topic(&topic, 2, &[]).await;
 
-    support::produce(
-        broker.servers(),
-        &topic,
-        [Outgoing::new("a", "1"), Outgoing::new("b", "2")],
-    )
-    .await;
+    support::produce(broker.servers(), &topic, [Outgoing::new("a", "1"), Outgoing::new("b", "2")]).await;
 
     assert_eq!(support::read_topic(broker.servers(), &topic).await.len(), 2);
 }
@@ -112,19 +93,13 @@ async fn redis_loses_everything_when_killed() {
 
 #[tokio::test]
 async fn redis_keeps_what_it_persists() {
-    let redis = support::redis_with(
-        RedisKind::Single,
-        &["--appendonly", "yes", "--appendfsync", "always"],
-    )
-    .await;
+    let redis =
+        support::redis_with(RedisKind::Single, &["--appendonly", "yes", "--appendfsync", "always"]).await;
     redis.command::<()>(&["SET", "k", "v"]).await;
 
     redis.kill9();
     redis.restart().await;
-    assert_eq!(
-        redis.command::<Option<String>>(&["GET", "k"]).await.as_deref(),
-        Some("v")
-    );
+    assert_eq!(redis.command::<Option<String>>(&["GET", "k"]).await.as_deref(), Some("v"));
 
     redis.flushall().await;
     assert_eq!(redis.command::<Option<String>>(&["GET", "k"]).await, None);
@@ -155,19 +130,12 @@ async fn a_receiver_records_requests_and_answers_as_told() {
     assert_eq!(post(&url, "one").await.expect("it answers"), 500);
     assert_eq!(post(&url, "two").await.expect("it answers"), 200);
 
-    let seen = receiver
-        .wait_for(|requests| requests.len() == 2, "two requests")
-        .await;
-    assert_eq!(
-        (seen[0].number, seen[0].text(), &*seen[0].path),
-        (1, "one", "/hook?a=b")
-    );
+    let seen = receiver.wait_for(|requests| requests.len() == 2, "two requests").await;
+    assert_eq!((seen[0].number, seen[0].text(), &*seen[0].path), (1, "one", "/hook?a=b"));
     assert_eq!((seen[1].text(), seen[1].header("x-test")), ("two", Some("yes")));
     assert!(seen[1].arrived >= seen[0].arrived);
 
-    receiver
-        .set(support::answer(|_| support::Answer::hang_up()))
-        .await;
+    receiver.set(support::answer(|_| support::Answer::hang_up())).await;
     post(&url, "three").await.expect_err("it hangs up");
     receiver.set(support::refuse()).await;
     let refused = post(&url, "four").await.expect_err("the port is closed");
@@ -175,11 +143,7 @@ async fn a_receiver_records_requests_and_answers_as_told() {
     receiver.set(support::status(202)).await;
     assert_eq!(post(&url, "five").await.expect("it answers"), 202);
     assert_eq!(
-        receiver
-            .requests()
-            .iter()
-            .map(|request| request.text().to_owned())
-            .collect::<Vec<_>>(),
+        receiver.requests().iter().map(|request| request.text().to_owned()).collect::<Vec<_>>(),
         ["one", "two", "three", "five"]
     );
 }
@@ -190,16 +154,11 @@ async fn a_receiver_that_hangs_has_seen_the_request() {
     let url = receiver.url("/");
     let pending = tokio::spawn(async move { post(&url, "x").await });
 
-    receiver
-        .wait_for(|requests| requests.len() == 1, "the request")
-        .await;
+    receiver.wait_for(|requests| requests.len() == 1, "the request").await;
 
     assert!(!pending.is_finished());
     receiver.set(support::refuse()).await;
-    pending
-        .await
-        .expect("no panic")
-        .expect_err("the connection is closed");
+    pending.await.expect("no panic").expect_err("the connection is closed");
 }
 
 #[tokio::test]
@@ -217,14 +176,9 @@ async fn a_proxy_cuts_stalls_and_delays() {
     proxy.set(Fault::Stall).await;
     let stalled_url = url.clone();
     let stalled = tokio::spawn(async move { post(&stalled_url, "waits").await });
-    let mut open = tokio::net::TcpStream::connect(proxy.addr())
-        .await
-        .expect("connections can be made");
+    let mut open = tokio::net::TcpStream::connect(proxy.addr()).await.expect("connections can be made");
     proxy.set(Fault::None).await;
-    assert_eq!(
-        stalled.await.expect("no panic").expect("it answers in the end"),
-        200
-    );
+    assert_eq!(stalled.await.expect("no panic").expect("it answers in the end"), 200);
 
     proxy.set(Fault::Cut).await;
     let reset = open.read(&mut [0]).await.expect_err("the connection was reset");
@@ -247,10 +201,7 @@ async fn a_process_is_run_to_its_end_and_heard() {
 
 /// Posts a body over a new connection; answers the status.
 async fn post(url: &str, body: &str) -> std::io::Result<u16> {
-    let (addr, path) = url
-        .trim_start_matches("http://")
-        .split_once('/')
-        .expect("the URL has a path");
+    let (addr, path) = url.trim_start_matches("http://").split_once('/').expect("the URL has a path");
     let mut connection = tokio::net::TcpStream::connect(addr).await?;
     let head = format!("POST /{path} HTTP/1.1\r\nhost: {addr}\r\nx-test: yes\r\nconnection: close\r\n");
     let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());

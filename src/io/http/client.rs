@@ -115,10 +115,7 @@ async fn read(response: http::Response<Incoming>, deadline: Instant) -> Answer {
 
 fn shown(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), text(value)))
-        .collect()
+    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
 /// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3).

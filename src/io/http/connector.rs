@@ -44,9 +44,7 @@ impl VettedConnector {
     /// A connector by a policy.
     #[must_use]
     pub fn new(policy: AddressPolicy) -> Self {
-        Self {
-            policy: Arc::new(policy),
-        }
+        Self { policy: Arc::new(policy) }
     }
 }
 
@@ -66,38 +64,21 @@ impl Service<Uri> for VettedConnector {
 }
 
 async fn dial(policy: &AddressPolicy, uri: &Uri) -> Result<TcpStream, DialError> {
-    let host = uri
-        .host()
-        .ok_or(DialError::NoHost)?
-        .trim_start_matches('[')
-        .trim_end_matches(']');
-    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") {
-        443
-    } else {
-        80
-    });
+    let host = uri.host().ok_or(DialError::NoHost)?.trim_start_matches('[').trim_end_matches(']');
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
     let resolved = tokio::net::lookup_host((host, port)).await;
-    let addresses: Vec<SocketAddr> = resolved
-        .map_err(|error| DialError::Dns {
-            host: host.to_owned(),
-            error,
-        })?
-        .collect();
+    let addresses: Vec<SocketAddr> =
+        resolved.map_err(|error| DialError::Dns { host: host.to_owned(), error })?.collect();
     if let Some(forbidden) = addresses.iter().find(|address| !policy.permits(**address)) {
         return Err(DialError::Forbidden(*forbidden));
     }
-    let mut last = DialError::Dns {
-        host: host.to_owned(),
-        error: io::Error::other("no addresses"),
-    };
+    let mut last = DialError::Dns { host: host.to_owned(), error: io::Error::other("no addresses") };
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 // A POST is one small write: it must not wait for an acknowledgement.
                 let ready = stream.set_nodelay(true);
-                return ready
-                    .map(|()| stream)
-                    .map_err(|error| DialError::Connect { address, error });
+                return ready.map(|()| stream).map_err(|error| DialError::Connect { address, error });
             }
             Err(error) => last = DialError::Connect { address, error },
         }

@@ -14,9 +14,7 @@ use crate::config::{KafkaSettings, TopicSettings};
 #[must_use]
 pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &settings.brokers)
-        .set("client.id", "bundlehook");
+    config.set("bootstrap.servers", &settings.brokers).set("client.id", "bundlehook");
     with_properties(&mut config, settings);
     config
 }

@@ -79,11 +79,7 @@ pub struct Record<'a> {
 
 impl RecordBatch {
     fn new() -> Self {
-        Self {
-            polled_at: Instant::now(),
-            bytes: Vec::new(),
-            records: Vec::new(),
-        }
+        Self { polled_at: Instant::now(), bytes: Vec::new(), records: Vec::new() }
     }
 
     fn push(&mut self, message: &BorrowedMessage<'_>) {
@@ -95,22 +91,13 @@ impl RecordBatch {
         let value = message.payload().map(&mut take);
         let headers = message.headers().map(|headers| {
             let sizes = |header: rdkafka::message::Header<'_, &[u8]>| {
-                (
-                    take(header.key.as_bytes()),
-                    take(header.value.unwrap_or_default()),
-                )
+                (take(header.key.as_bytes()), take(header.value.unwrap_or_default()))
             };
             headers.iter().map(sizes).collect()
         });
         let arrived = Millis(message.timestamp().to_millis().unwrap_or_else(|| clock::now().0));
         let headers = headers.unwrap_or_default();
-        self.records.push(Entry {
-            offset: message.offset(),
-            arrived,
-            key,
-            value,
-            headers,
-        });
+        self.records.push(Entry { offset: message.offset(), arrived, key, value, headers });
     }
 
     /// The records, in the order of their offsets.
@@ -127,13 +114,7 @@ impl RecordBatch {
                 (std::str::from_utf8(next(*name)).unwrap_or_default(), next(*value))
             };
             let headers = entry.headers.iter().map(&mut header).collect();
-            Record {
-                offset: entry.offset,
-                arrived: entry.arrived,
-                key,
-                value,
-                headers,
-            }
+            Record { offset: entry.offset, arrived: entry.arrived, key, value, headers }
         })
     }
 
@@ -202,12 +183,7 @@ pub struct IntakeOptions {
 type GroupConsumer = BaseConsumer<IntakeContext>;
 
 enum Command {
-    Start {
-        partition: i32,
-        offset: i64,
-        generation: u64,
-        done: oneshot::Sender<Result<(), KafkaError>>,
-    },
+    Start { partition: i32, offset: i64, generation: u64, done: oneshot::Sender<Result<(), KafkaError>> },
 }
 
 /// The worker's side of an assigned partition.
@@ -237,12 +213,7 @@ impl PartitionFeed {
     pub async fn start_at(&mut self, offset: i64) -> Result<(), KafkaError> {
         self.generation += 1;
         let (done, answer) = oneshot::channel();
-        let command = Command::Start {
-            partition: self.partition,
-            offset,
-            generation: self.generation,
-            done,
-        };
+        let command = Command::Start { partition: self.partition, offset, generation: self.generation, done };
         let gone = || KafkaError::Seek("the consumer is gone".to_owned());
         self.commands.send(command).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
@@ -304,8 +275,7 @@ impl PartitionFeed {
     /// If the broker does not answer.
     pub async fn watermarks(&self, topic: &str) -> Result<(i64, i64), CommitError> {
         let (topic, partition) = (topic.to_owned(), self.partition);
-        self.blocking(move |consumer| Ok(consumer.fetch_watermarks(&topic, partition, REQUEST_WAIT)?))
-            .await
+        self.blocking(move |consumer| Ok(consumer.fetch_watermarks(&topic, partition, REQUEST_WAIT)?)).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -314,9 +284,7 @@ impl PartitionFeed {
     ) -> Result<T, CommitError> {
         let gone = || CommitError::Failed(KafkaError::Canceled);
         let consumer = self.consumer.upgrade().ok_or_else(gone)?;
-        tokio::task::spawn_blocking(move || work(&consumer))
-            .await
-            .map_err(|_| gone())?
+        tokio::task::spawn_blocking(move || work(&consumer)).await.map_err(|_| gone())?
     }
 }
 
@@ -409,15 +377,7 @@ impl IntakeContext {
             stop: stop.clone(),
         };
         let worker = self.runtime.spawn((self.spawn)(feed));
-        Assigned {
-            events,
-            generation: 0,
-            backlog,
-            batch: RecordBatch::new(),
-            paused: true,
-            stop,
-            worker,
-        }
+        Assigned { events, generation: 0, backlog, batch: RecordBatch::new(), paused: true, stop, worker }
     }
 
     fn revoke(&self, list: &TopicPartitionList) {
@@ -498,12 +458,7 @@ impl Intake {
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         consumer.subscribe(&[&options.topic])?;
         let (stop, turns) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
-        let poller = Poller {
-            consumer,
-            inbox,
-            stop: stop.clone(),
-            turns: turns.clone(),
-        };
+        let poller = Poller { consumer, inbox, stop: stop.clone(), turns: turns.clone() };
         let thread = std::thread::Builder::new()
             .name(format!("poll-{}", options.topic))
             .spawn(move || poller.run())
@@ -548,9 +503,7 @@ fn consumer_config(settings: &KafkaSettings, options: &IntakeOptions) -> ClientC
         .set("receive.message.max.bytes", "134217728")
         .set("queued.max.messages.kbytes", "65536");
     if options.embedded {
-        config
-            .set("session.timeout.ms", "4000")
-            .set("heartbeat.interval.ms", "500");
+        config.set("session.timeout.ms", "4000").set("heartbeat.interval.ms", "500");
     }
     with_properties(&mut config, settings);
     config
@@ -573,12 +526,7 @@ impl Poller {
         let deadline = Instant::now() + self.consumer.context().drain + REQUEST_WAIT;
         while Instant::now() < deadline {
             self.turn()?;
-            let assigned = self
-                .consumer
-                .context()
-                .assigned
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let assigned = self.consumer.context().assigned.lock().unwrap_or_else(PoisonError::into_inner);
             if assigned.is_empty() {
                 break;
             }
@@ -614,9 +562,7 @@ impl Poller {
             assigned.batch.bytes.len() >= BATCH_BYTES
         });
         if full == Some(true) {
-            self.consumer
-                .context()
-                .with(message.partition(), Assigned::hand_over);
+            self.consumer.context().with(message.partition(), Assigned::hand_over);
         }
     }
 
@@ -639,12 +585,7 @@ impl Poller {
     }
 
     fn hand_over(&self) {
-        let mut assigned = self
-            .consumer
-            .context()
-            .assigned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut assigned = self.consumer.context().assigned.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
         for (partition, entry) in assigned.iter_mut() {
             entry.hand_over();
@@ -671,29 +612,15 @@ impl Poller {
         for partition in partitions {
             list.add_partition(&self.consumer.context().topic, *partition);
         }
-        let result = if paused {
-            self.consumer.pause(&list)
-        } else {
-            self.consumer.resume(&list)
-        };
+        let result = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
         if let Err(error) = result {
             warn!(%error, paused, "a partition could not be paused or resumed");
         }
     }
 
-    fn carry_out(
-        &self,
-        Command::Start {
-            partition,
-            offset,
-            generation,
-            done,
-        }: Command,
-    ) {
+    fn carry_out(&self, Command::Start { partition, offset, generation, done }: Command) {
         let context = self.consumer.context();
-        let result = self
-            .consumer
-            .seek(&context.topic, partition, Offset::Offset(offset), REQUEST_WAIT);
+        let result = self.consumer.seek(&context.topic, partition, Offset::Offset(offset), REQUEST_WAIT);
         if result.is_ok() {
             context.with(partition, |assigned| {
                 assigned.generation = generation;

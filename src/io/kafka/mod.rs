@@ -1,6 +1,8 @@
 //! Kafka: clients, the intake of a consumer group, the publisher, the tail of the settings' topics.
 
+pub mod admin;
 pub mod client;
+pub mod embedded;
 pub mod intake;
 pub mod publisher;
 pub mod tail;

@@ -35,10 +35,7 @@ impl AckGroup {
     /// A group that wakes somebody whenever it is complete.
     #[must_use]
     pub fn waking(wake: &Arc<Notify>) -> Self {
-        Self(Arc::new(Group {
-            pending: AtomicUsize::new(0),
-            wake: wake.clone(),
-        }))
+        Self(Arc::new(Group { pending: AtomicUsize::new(0), wake: wake.clone() }))
     }
 
     /// True if every record published so far is acknowledged.
@@ -139,20 +136,12 @@ impl Publisher {
             .set("queue.buffering.max.kbytes", "131072")
             .set("partitioner", "murmur2_random");
         if !embedded {
-            config
-                .set("enable.gapless.guarantee", "true")
-                .set("compression.type", "lz4");
+            config.set("enable.gapless.guarantee", "true").set("compression.type", "lz4");
         }
         with_properties(&mut config, settings);
         let (sender, failed) = watch::channel(None);
-        let context = PublisherContext {
-            clock: BrokerClock::default(),
-            failed: sender,
-        };
-        Ok(Self {
-            producer: Arc::new(config.create_with_context(context)?),
-            failed,
-        })
+        let context = PublisherContext { clock: BrokerClock::default(), failed: sender };
+        Ok(Self { producer: Arc::new(config.create_with_context(context)?), failed })
     }
 
     /// Hands a record over. Records of one partition keep the order of the calls. Waits while the queue is full.
@@ -207,9 +196,7 @@ impl Publisher {
     /// If something is not.
     pub async fn flush(&self, limit: Duration) -> Result<(), KafkaError> {
         let producer = self.producer.clone();
-        tokio::task::spawn_blocking(move || producer.flush(limit))
-            .await
-            .map_err(|_| KafkaError::Canceled)?
+        tokio::task::spawn_blocking(move || producer.flush(limit)).await.map_err(|_| KafkaError::Canceled)?
     }
 }
 
@@ -226,10 +213,7 @@ fn base_record<'a>(record: &'a Outgoing<'a>, group: &AckGroup) -> BaseRecord<'a,
     }
     let headers = OwnedHeaders::new_with_capacity(record.headers.len());
     let insert = |headers: OwnedHeaders, (key, value): &(&'static str, String)| {
-        headers.insert(Header {
-            key,
-            value: Some(value.as_str()),
-        })
+        headers.insert(Header { key, value: Some(value.as_str()) })
     };
     base.headers(record.headers.iter().fold(headers, insert))
 }

@@ -80,14 +80,8 @@ impl SettingsTail {
         let (sender, fresh) = watch::channel(None);
         let reader = Reader {
             topics: [
-                Followed::new(
-                    topics.webhook_settings.clone(),
-                    config.create_with_context(LoggingContext)?,
-                ),
-                Followed::new(
-                    topics.webhook_states.clone(),
-                    config.create_with_context(LoggingContext)?,
-                ),
+                Followed::new(topics.webhook_settings.clone(), config.create_with_context(LoggingContext)?),
+                Followed::new(topics.webhook_states.clone(), config.create_with_context(LoggingContext)?),
             ],
             directory: directory.clone(),
             fresh: sender,
@@ -116,10 +110,7 @@ impl SettingsTail {
     /// has ended.
     pub async fn fresh_for(&self, polled_at: Instant) -> bool {
         let mut fresh = self.fresh.clone();
-        fresh
-            .wait_for(|asked| asked.is_some_and(|asked| asked + FRESHNESS >= polled_at))
-            .await
-            .is_ok()
+        fresh.wait_for(|asked| asked.is_some_and(|asked| asked + FRESHNESS >= polled_at)).await.is_ok()
     }
 
     /// A receiver that changes whenever the topics have been read to their end again.
@@ -146,27 +137,16 @@ struct Followed {
 
 impl Followed {
     fn new(topic: String, consumer: BaseConsumer<LoggingContext>) -> Self {
-        Self {
-            topic,
-            consumer,
-            positions: Ends::new(),
-            at_end: HashSet::new(),
-            asked: Default::default(),
-        }
+        Self { topic, consumer, positions: Ends::new(), at_end: HashSet::new(), asked: Default::default() }
     }
 
     /// Assigns every partition from its beginning.
     fn assign(&self) -> Result<(), KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), REQUEST_WAIT)?;
-        let partitions = metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len());
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
-            let problem = format!(
-                "topic `{}` does not exist; create it with `bundlehook topics`",
-                self.topic
-            );
+            let problem =
+                format!("topic `{}` does not exist; create it with `bundlehook topics`", self.topic);
             return Err(KafkaError::Subscription(problem));
         }
         let mut list = TopicPartitionList::new();
@@ -180,9 +160,7 @@ impl Followed {
     fn ask(&mut self) -> Result<(), KafkaError> {
         let mut ends = Ends::new();
         for element in self.consumer.assignment()?.elements() {
-            let (_, end) = self
-                .consumer
-                .fetch_watermarks(&self.topic, element.partition(), REQUEST_WAIT)?;
+            let (_, end) = self.consumer.fetch_watermarks(&self.topic, element.partition(), REQUEST_WAIT)?;
             ends.insert(element.partition(), end);
         }
         self.asked = [std::mem::take(&mut self.asked[1]), ends];
@@ -192,9 +170,7 @@ impl Followed {
     /// True if everything below the end offsets last asked for has been read.
     fn has_reached(&self) -> bool {
         self.asked[1].iter().all(|(partition, end)| {
-            self.positions
-                .get(partition)
-                .is_some_and(|position| position >= end)
+            self.positions.get(partition).is_some_and(|position| position >= end)
                 || *end == 0
                 || self.has_only_holes(*partition, *end)
         })
@@ -276,10 +252,7 @@ impl Reader {
 
     fn take(&self, topic: usize, message: &BorrowedMessage<'_>) {
         let at = Millis(message.timestamp().to_millis().unwrap_or_default());
-        let place = Place {
-            at,
-            offset: message.offset(),
-        };
+        let place = Place { at, offset: message.offset() };
         if topic == 0 {
             self.take_settings(place, message);
         } else {
@@ -327,10 +300,7 @@ impl Reader {
         let Some(value) = message.payload() else { return };
         match state::decode(value) {
             Ok((id, state)) => {
-                self.directory
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .state(place, &id, state);
+                self.directory.write().unwrap_or_else(PoisonError::into_inner).state(place, &id, state);
             }
             Err(poison) => warn!(offset = message.offset(), %poison, "a state that can't be read"),
         }
@@ -343,12 +313,6 @@ fn keyed(webhook: Webhook, key: Option<&[u8]>) -> Result<Webhook, Poison> {
         return Ok(webhook);
     }
     let key = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
-    let detail = format!(
-        "the record's key is `{key}`, expected `{}`, its `webhook_id`",
-        webhook.webhook_id
-    );
-    Err(Poison {
-        reason: PoisonReason::InvalidSettings,
-        detail,
-    })
+    let detail = format!("the record's key is `{key}`, expected `{}`, its `webhook_id`", webhook.webhook_id);
+    Err(Poison { reason: PoisonReason::InvalidSettings, detail })
 }

@@ -37,10 +37,7 @@ pub fn topic_id<C: ClientContext>(
     limit: Duration,
 ) -> Result<String, TopicIdError> {
     let name = CString::new(topic).map_err(|_| TopicIdError::Name(topic.to_owned()))?;
-    let failed = |problem: String| TopicIdError::Failed {
-        topic: topic.to_owned(),
-        problem,
-    };
+    let failed = |problem: String| TopicIdError::Failed { topic: topic.to_owned(), problem };
     let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
     let mut names: [*const c_char; 1] = [name.as_ptr()];
     // SAFETY: `client` keeps the native handle alive for the whole block. Every object that is created here is
@@ -57,11 +54,7 @@ pub fn topic_id<C: ClientContext>(
         bindings::rd_kafka_AdminOptions_set_request_timeout(options, limit, ptr::null_mut(), 0);
         bindings::rd_kafka_DescribeTopics(handle, topics, options, queue);
         let event = bindings::rd_kafka_queue_poll(queue, limit);
-        let result = if event.is_null() {
-            Err("no answer".to_owned())
-        } else {
-            read_event(event)
-        };
+        let result = if event.is_null() { Err("no answer".to_owned()) } else { read_event(event) };
         if !event.is_null() {
             bindings::rd_kafka_event_destroy(event);
         }

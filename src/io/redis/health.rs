@@ -26,11 +26,7 @@ impl HealthStore {
     /// The slots under a prefix of topics.
     #[must_use]
     pub fn new(redis: Redis, prefix: &str) -> Self {
-        Self {
-            redis,
-            swap: Script::new(include_str!("swap.lua")),
-            prefix: prefix.to_owned(),
-        }
+        Self { redis, swap: Script::new(include_str!("swap.lua")), prefix: prefix.to_owned() }
     }
 
     fn key(&self, webhook: &WebhookId) -> String {
@@ -50,11 +46,7 @@ impl HealthStore {
         mut change: impl FnMut(&mut Health) -> T,
     ) -> Result<(T, Health), StoreError> {
         loop {
-            let mut health = if seen.0.is_empty() {
-                initial.clone()
-            } else {
-                decode(&seen.0)?
-            };
+            let mut health = if seen.0.is_empty() { initial.clone() } else { decode(&seen.0)? };
             health = health.under(initial.activation);
             let answer = change(&mut health);
             let changed =

@@ -17,10 +17,7 @@ impl AttemptLog {
     /// The logs under a prefix of topics.
     #[must_use]
     pub fn new(redis: Redis, prefix: &str) -> Self {
-        Self {
-            redis,
-            prefix: prefix.to_owned(),
-        }
+        Self { redis, prefix: prefix.to_owned() }
     }
 
     fn key(&self, webhook: &WebhookId) -> String {
@@ -34,12 +31,7 @@ impl AttemptLog {
     pub async fn push(&self, webhook: &WebhookId, record: &[u8]) -> Result<(), StoreError> {
         let key = self.key(webhook);
         let mut pipeline = redis::pipe();
-        pipeline
-            .atomic()
-            .lpush(&key, record)
-            .ignore()
-            .ltrim(&key, 0, KEPT - 1)
-            .ignore();
+        pipeline.atomic().lpush(&key, record).ignore().ltrim(&key, 0, KEPT - 1).ignore();
         self.redis.pipeline(&pipeline).await
     }
 

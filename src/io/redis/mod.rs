@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod health;
 pub mod log;
+pub mod server;
 pub mod windows;
 
 pub use connection::{Redis, StoreError};

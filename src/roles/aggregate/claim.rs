@@ -39,51 +39,27 @@ pub(super) async fn claim<'a>(
     let (safe, mut metadata, former_token) = starting_point(role, feed, token).await?;
     metadata.token = token;
     if metadata.rules.adopt(role.windows.rule(), clock::now()) {
-        info!(
-            partition,
-            "other terms of windows take effect when the windows that are open have closed"
-        );
+        info!(partition, "other terms of windows take effect when the windows that are open have closed");
     }
-    let text = metadata
-        .encode()
-        .map_err(|error| Trouble::Fatal(error.to_string()))?;
+    let text = metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
     feed.commit(safe, text).await?;
-    let usable = is_usable(
-        &found,
-        &metadata.topic,
-        former_token,
-        safe.max(remembered.unwrap_or(safe)),
-    );
-    let applied = if let (
-        true,
-        Found {
-            incarnation: Some(incarnation),
-            applied: Some(applied),
-            closed,
-            ..
-        },
-    ) = (usable, found)
-    {
-        store.go_on(incarnation).await?;
-        process
-            .metrics
-            .claims
-            .with_label_values(&["aggregate", "kept"])
-            .inc();
-        if let Some(closed) = closed {
-            metadata.boundaries.close(closed, applied);
-        }
-        applied
-    } else {
-        store.begin_anew(&metadata.topic, safe).await?;
-        let state = if former_token.is_some() { "rebuilt" } else { "new" };
-        process
-            .metrics
-            .claims
-            .with_label_values(&["aggregate", state])
-            .inc();
-        safe
-    };
+    let usable = is_usable(&found, &metadata.topic, former_token, safe.max(remembered.unwrap_or(safe)));
+    let applied =
+        if let (true, Found { incarnation: Some(incarnation), applied: Some(applied), closed, .. }) =
+            (usable, found)
+        {
+            store.go_on(incarnation).await?;
+            process.metrics.claims.with_label_values(&["aggregate", "kept"]).inc();
+            if let Some(closed) = closed {
+                metadata.boundaries.close(closed, applied);
+            }
+            applied
+        } else {
+            store.begin_anew(&metadata.topic, safe).await?;
+            let state = if former_token.is_some() { "rebuilt" } else { "new" };
+            process.metrics.claims.with_label_values(&["aggregate", state]).inc();
+            safe
+        };
     let start = applied.min(metadata.none);
     info!(
         partition,
@@ -93,14 +69,9 @@ pub(super) async fn claim<'a>(
         state = if usable { "kept" } else { "begun anew" },
         "partition claimed"
     );
-    let source = Source {
-        topic_id: metadata.topic.clone(),
-        partition,
-    };
+    let source = Source { topic_id: metadata.topic.clone(), partition };
     let state = Partition::new(role, store, source, metadata, applied, start).await?;
-    feed.start_at(start)
-        .await
-        .map_err(|error| Trouble::Again(error.to_string()))?;
+    feed.start_at(start).await.map_err(|error| Trouble::Again(error.to_string()))?;
     Ok(state)
 }
 
@@ -131,10 +102,7 @@ async fn starting_point(
     };
     let metadata = AggregateMetadata::decode(&text).map_err(|error| Trouble::Fatal(error.to_string()))?;
     if metadata.topic != role.topic_id {
-        info!(
-            partition = feed.partition,
-            "the topic was created anew; reading it from its beginning"
-        );
+        info!(partition = feed.partition, "the topic was created anew; reading it from its beginning");
         return Ok((low, fresh(low), None));
     }
     if offset > high {
@@ -145,15 +113,8 @@ async fn starting_point(
     }
     if offset < low {
         let lost = low - offset;
-        error!(
-            partition = feed.partition,
-            lost, "records were deleted before they were read"
-        );
-        role.process
-            .metrics
-            .records_lost
-            .with_label_values(&["aggregate"])
-            .inc_by(lost as u64);
+        error!(partition = feed.partition, lost, "records were deleted before they were read");
+        role.process.metrics.records_lost.with_label_values(&["aggregate"]).inc_by(lost as u64);
         let mut metadata = metadata;
         metadata.none = metadata.none.max(low);
         metadata.parts = metadata.parts.max(low);

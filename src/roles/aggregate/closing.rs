@@ -29,14 +29,9 @@ impl Partition<'_> {
         for page in self.progress.collect(&mut self.metadata, parts_known_to) {
             let rule = self.metadata.rules.at(page.boundary);
             let due = Millis(page.boundary.0 + rule.grace_ms);
-            metrics
-                .close_lateness
-                .observe(clock::now().since(due).as_secs_f64());
+            metrics.close_lateness.observe(clock::now().since(due).as_secs_f64());
             for window in &page.windows {
-                metrics
-                    .windows_closed
-                    .with_label_values(&[window.window.granularity.as_str()])
-                    .inc();
+                metrics.windows_closed.with_label_values(&[window.window.granularity.as_str()]).inc();
             }
         }
     }
@@ -47,11 +42,7 @@ impl Partition<'_> {
             self.list_parts().await?;
         }
         while let Some(part) = self.progress.parts_waiting.front() {
-            if self
-                .pending
-                .first()
-                .is_some_and(|boundary| *boundary <= part.key.window.start)
-            {
+            if self.pending.first().is_some_and(|boundary| *boundary <= part.key.window.start) {
                 return Ok(());
             }
             let Some(part) = self.progress.parts_waiting.pop_front() else {
@@ -59,12 +50,8 @@ impl Partition<'_> {
             };
             let log = self.store.read_part(&part).await?;
             let occasion = Occasion::Sealed { by: part.by };
-            let bundles = self.bundles(&WindowContent {
-                key: &part.key,
-                part: part.part,
-                occasion,
-                log: &log,
-            })?;
+            let bundles =
+                self.bundles(&WindowContent { key: &part.key, part: part.part, occasion, log: &log })?;
             let acks = AckGroup::waking(&self.wake);
             self.publish_all(&bundles, &acks).await?;
             self.progress.parts.push_back((part, acks));
@@ -76,18 +63,10 @@ impl Partition<'_> {
     async fn list_parts(&mut self) -> Result<(), Trouble> {
         let done = self.metadata.parts;
         for part in self.store.sealed_parts().await? {
-            let published = self
-                .progress
-                .parts
-                .iter()
-                .map(|(part, _)| part)
-                .chain(&self.progress.parts_done);
+            let published = self.progress.parts.iter().map(|(part, _)| part).chain(&self.progress.parts_done);
             if part.by < done {
                 self.progress.parts_done.push(part);
-            } else if !published
-                .chain(&self.progress.parts_waiting)
-                .any(|known| known.name == part.name)
-            {
+            } else if !published.chain(&self.progress.parts_waiting).any(|known| known.name == part.name) {
                 self.progress.parts_waiting.push_back(part);
             }
         }
@@ -100,11 +79,7 @@ impl Partition<'_> {
         let Some(&boundary) = self.pending.first() else {
             return Ok(false);
         };
-        let parts_first = self
-            .progress
-            .parts_waiting
-            .iter()
-            .any(|part| part.key.window.end <= boundary);
+        let parts_first = self.progress.parts_waiting.iter().any(|part| part.key.window.end <= boundary);
         if parts_first || self.progress.closings.len() >= PAGES_IN_FLIGHT {
             return Ok(false);
         }
@@ -120,10 +95,7 @@ impl Partition<'_> {
         self.rank += page.len();
         self.close_page(boundary, page).await?;
         let metrics = &self.role.process.metrics;
-        metrics
-            .redis_duration
-            .with_label_values(&["close"])
-            .observe(started.elapsed().as_secs_f64());
+        metrics.redis_duration.with_label_values(&["close"]).observe(started.elapsed().as_secs_f64());
         Ok(true)
     }
 
@@ -150,20 +122,10 @@ impl Partition<'_> {
             }
             let part = if *parts == 0 { 0 } else { parts + 1 };
             let occasion = Occasion::Closed(*position);
-            let bundles = self.bundles(&WindowContent {
-                key,
-                part,
-                occasion,
-                log,
-            })?;
+            let bundles = self.bundles(&WindowContent { key, part, occasion, log })?;
             self.publish_all(&bundles, &acks).await?;
         }
-        self.progress.closings.push_back(ClosedPage {
-            boundary,
-            windows,
-            last,
-            acks,
-        });
+        self.progress.closings.push_back(ClosedPage { boundary, windows, last, acks });
         // A page without any bundle has nothing that would wake the loop.
         self.wake.notify_one();
         Ok(())
@@ -172,11 +134,7 @@ impl Partition<'_> {
     fn bundles(&self, content: &WindowContent<'_>) -> Result<Bundles, Trouble> {
         let directory = self.role.process.tail.directory();
         let product = &self.role.windows.permalink_product;
-        let bundler = Bundler {
-            directory: &directory,
-            source: &self.source,
-            product,
-        };
+        let bundler = Bundler { directory: &directory, source: &self.source, product };
         bundler.bundles(content).map_err(|problem| {
             error!(partition = self.source.partition, window = %content.key.window.start, problem, "damaged window");
             Trouble::Fatal(format!("a window of partition {} is damaged: {problem}", self.source.partition))
@@ -184,12 +142,7 @@ impl Partition<'_> {
     }
 
     async fn publish_all(&self, bundles: &Bundles, acks: &AckGroup) -> Result<(), Trouble> {
-        self.role
-            .process
-            .metrics
-            .messages_dropped
-            .with_label_values(&["owner"])
-            .inc_by(bundles.dropped);
+        self.role.process.metrics.messages_dropped.with_label_values(&["owner"]).inc_by(bundles.dropped);
         for record in &bundles.records {
             self.publish_bundle(record, acks).await?;
         }

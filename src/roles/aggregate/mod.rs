@@ -60,11 +60,7 @@ pub async fn start(
         drain: DRAIN,
         embedded: process.embedded,
     };
-    let aggregate = Arc::new(Aggregate {
-        process: process.clone(),
-        windows,
-        topic_id,
-    });
+    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, topic_id });
     tokio::spawn(keep_unusable_settings(process.clone(), unusable));
     let spawn = Box::new(move |feed| {
         let aggregate = aggregate.clone();
@@ -75,6 +71,9 @@ pub async fn start(
 
 /// Waits for the topic of events and reads its id.
 async fn source_id(process: &Process) -> anyhow::Result<String> {
+    if process.embedded {
+        return Ok("embedded".to_owned());
+    }
     let topic = process.topics.message_events.clone();
     let client: AdminClient<DefaultClientContext> =
         crate::io::kafka::client_config(&process.kafka).create()?;
@@ -112,11 +111,7 @@ async fn keep_unusable_settings(
             value: Some(&record.value),
             headers: &headers,
         };
-        process
-            .metrics
-            .dead_letters
-            .with_label_values(&[record.poison.reason.as_str()])
-            .inc();
+        process.metrics.dead_letters.with_label_values(&[record.poison.reason.as_str()]).inc();
         if let Err(error) = process.publisher.publish(&letter, &AckGroup::default()).await {
             process.fail(format!("a dead letter could not be published: {error}"));
         }
@@ -128,11 +123,7 @@ impl Aggregate {
     async fn work(&self, mut feed: PartitionFeed) {
         let stop = feed.stopped();
         let partition = feed.partition;
-        let owned = self
-            .process
-            .metrics
-            .partitions_owned
-            .with_label_values(&["aggregate"]);
+        let owned = self.process.metrics.partitions_owned.with_label_values(&["aggregate"]);
         owned.inc();
         // What this process has seen applied: a state below that went backwards.
         let mut remembered = None;

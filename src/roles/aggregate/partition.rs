@@ -90,11 +90,7 @@ impl<'a> Partition<'a> {
     ) -> Result<Self, Trouble> {
         let open = store.open_boundaries().await?;
         let last_closed = metadata.boundaries.closed_before(applied);
-        let pending = open
-            .keys()
-            .copied()
-            .filter(|boundary| Some(*boundary) <= last_closed)
-            .collect();
+        let pending = open.keys().copied().filter(|boundary| Some(*boundary) <= last_closed).collect();
         Ok(Self {
             role,
             store,
@@ -169,14 +165,8 @@ impl<'a> Partition<'a> {
     fn report(&self) {
         let label = self.source.partition.to_string();
         let metrics = &self.role.process.metrics;
-        metrics
-            .boundaries_open
-            .with_label_values(&[&label])
-            .set(self.open.len() as i64);
-        metrics
-            .last_progress
-            .with_label_values(&["aggregate", &label])
-            .set(clock::now().0 / 1000);
+        metrics.boundaries_open.with_label_values(&[&label]).set(self.open.len() as i64);
+        metrics.last_progress.with_label_values(&["aggregate", &label]).set(clock::now().0 / 1000);
     }
 
     /// Takes in a batch, cut where a boundary closes.
@@ -210,14 +200,8 @@ impl<'a> Partition<'a> {
     fn close(&mut self, boundary: Millis, offset: i64, by: &str) {
         self.metadata.boundaries.close(boundary, offset);
         self.last_closed = Some(boundary);
-        self.pending
-            .extend(self.open.range(..=boundary).map(|(boundary, _)| *boundary));
-        self.role
-            .process
-            .metrics
-            .boundaries_closed
-            .with_label_values(&[by])
-            .inc();
+        self.pending.extend(self.open.range(..=boundary).map(|(boundary, _)| *boundary));
+        self.role.process.metrics.boundaries_closed.with_label_values(&[by]).inc();
         debug!(partition = self.source.partition, boundary = %boundary, offset, by, "boundary closed");
     }
 
@@ -236,11 +220,7 @@ impl<'a> Partition<'a> {
         let metrics = &self.role.process.metrics;
         let started = Instant::now();
         let applied = loop {
-            match self
-                .store
-                .apply(&plan, self.position, next, self.last_closed, &rule)
-                .await
-            {
+            match self.store.apply(&plan, self.position, next, self.last_closed, &rule).await {
                 Ok(applied) => break applied,
                 Err(error) if is_busy(&error) => {
                     self.redis_trouble("apply", &error, stop).await?;
@@ -250,10 +230,7 @@ impl<'a> Partition<'a> {
                 Err(error) => return Err(error.into()),
             }
         };
-        metrics
-            .redis_duration
-            .with_label_values(&["apply"])
-            .observe(started.elapsed().as_secs_f64());
+        metrics.redis_duration.with_label_values(&["apply"]).observe(started.elapsed().as_secs_f64());
         self.publish(&plan, &applied, segment, next).await?;
         self.count(&plan, &applied, segment);
         self.note_open(&plan);
@@ -273,17 +250,8 @@ impl<'a> Partition<'a> {
             last_closed: self.last_closed,
         };
         let records = segment.iter().map(|record| {
-            let Record {
-                offset,
-                arrived,
-                value,
-                ..
-            } = *record;
-            SourceRecord {
-                offset,
-                arrived,
-                value,
-            }
+            let Record { offset, arrived, value, .. } = *record;
+            SourceRecord { offset, arrived, value }
         });
         planner.plan(records)
     }
@@ -291,11 +259,8 @@ impl<'a> Partition<'a> {
     /// Windows that this batch may have opened hold the safe offset back.
     fn note_open(&mut self, plan: &Plan) {
         for (key, window) in &plan.windows {
-            let first = window
-                .messages
-                .iter()
-                .map(|message| message.offset)
-                .find(|offset| *offset >= self.applied);
+            let first =
+                window.messages.iter().map(|message| message.offset).find(|offset| *offset >= self.applied);
             if let Some(first) = first {
                 let entry = self.open.entry(key.window.end).or_insert(first);
                 *entry = first.min(*entry);
@@ -358,15 +323,8 @@ impl<'a> Partition<'a> {
             headers: &headers,
         };
         process.publisher.publish(&outgoing, acks).await?;
-        process
-            .metrics
-            .bundles_published
-            .with_label_values(&[record.head.granularity.as_str()])
-            .inc();
-        process
-            .metrics
-            .bundle_messages
-            .observe(f64::from(record.head.messages));
+        process.metrics.bundles_published.with_label_values(&[record.head.granularity.as_str()]).inc();
+        process.metrics.bundle_messages.observe(f64::from(record.head.messages));
         Ok(())
     }
 
@@ -376,27 +334,16 @@ impl<'a> Partition<'a> {
         metrics.events_accepted.inc_by(plan.accepted);
         metrics.parts_sealed.inc_by(applied.sealed);
         for (skip, count) in &plan.skips {
-            metrics
-                .events_skipped
-                .with_label_values(&[skip.as_str()])
-                .inc_by(*count);
+            metrics.events_skipped.with_label_values(&[skip.as_str()]).inc_by(*count);
         }
         let repeats = applied.repeats.iter().filter(|repeat| **repeat).count() as u64;
-        metrics
-            .events_skipped
-            .with_label_values(&["duplicate"])
-            .inc_by(applied.duplicates + repeats);
+        metrics.events_skipped.with_label_values(&["duplicate"]).inc_by(applied.duplicates + repeats);
         for letter in &plan.dead_letters {
-            metrics
-                .dead_letters
-                .with_label_values(&[letter.poison.reason.as_str()])
-                .inc();
+            metrics.dead_letters.with_label_values(&[letter.poison.reason.as_str()]).inc();
             warn!(partition = self.source.partition, offset = letter.offset, poison = %letter.poison, "dead letter");
         }
         if let Some(last) = segment.last() {
-            metrics
-                .apply_delay
-                .observe(clock::now().since(last.arrived).as_secs_f64());
+            metrics.apply_delay.observe(clock::now().since(last.arrived).as_secs_f64());
         }
     }
 
@@ -407,12 +354,7 @@ impl<'a> Partition<'a> {
         error: &StoreError,
         stop: &CancellationToken,
     ) -> Result<(), Trouble> {
-        self.role
-            .process
-            .metrics
-            .redis_failures
-            .with_label_values(&[operation, "busy"])
-            .inc();
+        self.role.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
         warn!(partition = self.source.partition, operation, %error, "waiting for redis");
         tokio::select! {
             () = tokio::time::sleep(BUSY_PAUSE) => Ok(()),
@@ -425,10 +367,7 @@ impl<'a> Partition<'a> {
         self.next_commit = Instant::now() + TICK;
         let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
         self.metadata.boundaries.trim(safe);
-        let text = self
-            .metadata
-            .encode()
-            .map_err(|error| Trouble::Fatal(error.to_string()))?;
+        let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
         if (safe, &text) != (self.committed.0, &self.committed.1) {
             self.commit_now(feed, safe, text).await?;
         }
@@ -444,17 +383,11 @@ impl<'a> Partition<'a> {
                 Ok(())
             }
             Err(CommitError::Failed(error)) => {
-                metrics
-                    .commit_failures
-                    .with_label_values(&["aggregate", "broker"])
-                    .inc();
+                metrics.commit_failures.with_label_values(&["aggregate", "broker"]).inc();
                 Err(Trouble::Again(format!("the commit failed: {error}")))
             }
             Err(fenced) => {
-                metrics
-                    .commit_failures
-                    .with_label_values(&["aggregate", "fenced"])
-                    .inc();
+                metrics.commit_failures.with_label_values(&["aggregate", "fenced"]).inc();
                 Err(fenced.into())
             }
         }
@@ -470,19 +403,13 @@ impl<'a> Partition<'a> {
         let rule = *self.metadata.rules.at(now);
         let margin = Duration::from_millis((rule.grace_ms / 2).clamp(50, 5_000) as u64);
         let boundary = rule.closed_by(now.minus(margin));
-        let due = self
-            .open
-            .range(..=boundary)
-            .any(|(open, _)| Some(*open) > self.last_closed);
+        let due = self.open.range(..=boundary).any(|(open, _)| Some(*open) > self.last_closed);
         if !due || !self.is_at_end(feed).await? || !self.clocks_agree(now, margin).await? {
             return Ok(());
         }
         self.close(boundary, self.position, "clock");
         let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
-        let text = self
-            .metadata
-            .encode()
-            .map_err(|error| Trouble::Fatal(error.to_string()))?;
+        let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
         self.commit_now(feed, safe, text).await
     }
 
@@ -503,18 +430,10 @@ impl<'a> Partition<'a> {
         let recent = |(_, at): &(i64, Millis)| now.since(*at) < CLOCK_AGE;
         if publisher.broker_clock().as_ref().is_none_or(|x| !recent(x)) {
             let topic = &self.role.process.topics.webhook_states;
-            let heartbeat = Outgoing {
-                topic,
-                partition: None,
-                key: b"heartbeat",
-                value: None,
-                headers: &[],
-            };
+            let heartbeat = Outgoing { topic, partition: None, key: b"heartbeat", value: None, headers: &[] };
             publisher.publish_and_wait(&heartbeat).await?;
         }
-        let ahead = publisher
-            .broker_clock()
-            .map_or(i64::MAX, |(ahead, _)| ahead.abs());
+        let ahead = publisher.broker_clock().map_or(i64::MAX, |(ahead, _)| ahead.abs());
         let agree = ahead <= crate::model::time::span_millis(margin);
         if !agree {
             warn!(

@@ -51,14 +51,9 @@ impl Progress {
             }
         }
         while self.parts.front().is_some_and(|(_, acks)| acks.is_complete()) {
-            self.parts_done
-                .extend(self.parts.pop_front().map(|(part, _)| part));
+            self.parts_done.extend(self.parts.pop_front().map(|(part, _)| part));
         }
-        let pending = self
-            .parts
-            .front()
-            .map(|(part, _)| part)
-            .or(self.parts_waiting.front());
+        let pending = self.parts.front().map(|(part, _)| part).or(self.parts_waiting.front());
         if let Some(known_to) = parts_known_to {
             metadata.parts = metadata.parts.max(pending.map_or(known_to, |part| part.by));
         }

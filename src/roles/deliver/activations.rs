@@ -33,9 +33,6 @@ pub(super) async fn keep(process: Process) {
                 return;
             }
         }
-        process
-            .metrics
-            .webhooks
-            .set(process.tail.directory().len() as i64);
+        process.metrics.webhooks.set(process.tail.directory().len() as i64);
     }
 }

@@ -65,14 +65,9 @@ impl Deliver {
         let settlement = delivery_to_outcome::settle(&mut queued.delivery, &current.webhook, &reply);
         let outcome = reply.outcome(&current.webhook).as_str();
         metrics.delivery_attempts.with_label_values(&[outcome]).inc();
-        metrics
-            .attempt_duration
-            .with_label_values(&[outcome])
-            .observe(duration.as_secs_f64());
+        metrics.attempt_duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
         let error = delivery_to_outcome::customer_text(&reply, &current.webhook);
-        let (verdict, health) = self
-            .take_in(&queued, &current, lease, &reply, error.as_deref(), &seen)
-            .await;
+        let (verdict, health) = self.take_in(&queued, &current, lease, &reply, error.as_deref(), &seen).await;
         let record = delivery_to_outcome::record(&Ended {
             delivery: &queued.delivery,
             webhook: &current.webhook,
@@ -84,16 +79,10 @@ impl Deliver {
             verdict,
             health: &health,
         });
-        self.publish_record(&queued, &health, verdict, &attempt::encode(&record))
-            .await;
+        self.publish_record(&queued, &health, verdict, &attempt::encode(&record)).await;
         let health = self.publish_notices(&current, health, &seen).await;
         self.report(&queued, settlement, verdict, &health, error.as_deref());
-        Attempted {
-            queued,
-            settlement,
-            health,
-            in_flight,
-        }
+        Attempted { queued, settlement, health, in_flight }
     }
 
     /// On the runtime of the requests.
@@ -101,8 +90,7 @@ impl Deliver {
         let (client, request) = (self.client.clone(), request.clone());
         let sent = self.requests.spawn(async move { client.post(&request).await });
         // The runtime outlives the intake, and `post` does not panic.
-        sent.await
-            .unwrap_or(Reply::Failed(crate::model::delivery::Outcome::Protocol))
+        sent.await.unwrap_or(Reply::Failed(crate::model::delivery::Outcome::Protocol))
     }
 
     /// Lets the health of the webhook take the attempt in.
@@ -122,10 +110,7 @@ impl Deliver {
         let jitter = rand::random();
         let pause = |failures| self.settings.retry_schedule.pause(failures, jitter, retry_after);
         let ended = health::Ended {
-            attempt: Failure {
-                bundle: queued.delivery.head.bundle_id,
-                attempt: queued.delivery.attempts,
-            },
+            attempt: Failure { bundle: queued.delivery.head.bundle_id, attempt: queued.delivery.attempts },
             activation: current.activation,
             lease,
             error,
@@ -133,8 +118,7 @@ impl Deliver {
             pause: &pause,
         };
         let webhook = &queued.delivery.head.webhook_id;
-        self.update_health(current, seen, |health| health.take(webhook, &ended))
-            .await
+        self.update_health(current, seen, |health| health.take(webhook, &ended)).await
     }
 
     /// Changes the health of a webhook, waiting for Redis as long as it takes.
@@ -148,10 +132,7 @@ impl Deliver {
         let initial = initial(current.activation, current.disabled);
         loop {
             let mut known = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let result = self
-                .health
-                .update(webhook, &mut known, &initial, &mut change)
-                .await;
+            let result = self.health.update(webhook, &mut known, &initial, &mut change).await;
             *seen.lock().unwrap_or_else(PoisonError::into_inner) = known;
             match result {
                 Ok(answer) => return answer,
@@ -161,11 +142,7 @@ impl Deliver {
     }
 
     async fn wait_for_redis(&self, operation: &str, error: &StoreError) {
-        self.process
-            .metrics
-            .redis_failures
-            .with_label_values(&[operation, "busy"])
-            .inc();
+        self.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
         warn!(operation, %error, "waiting for redis");
         tokio::time::sleep(BUSY_PAUSE).await;
     }
@@ -204,10 +181,7 @@ impl Deliver {
     /// Publishes and waits for the acknowledgement. What can't be published ends the process.
     async fn publish(&self, record: &Outgoing<'_>) {
         if let Err(error) = self.process.publisher.publish_and_wait(record).await {
-            self.process.fail(format!(
-                "a record for `{}` could not be published: {error}",
-                record.topic
-            ));
+            self.process.fail(format!("a record for `{}` could not be published: {error}", record.topic));
             std::future::pending::<()>().await;
         }
     }
@@ -240,14 +214,7 @@ impl Deliver {
                 NoticeTopic::WebhookStates => &topics.webhook_states,
             };
             let (key, value) = (record.key.as_bytes(), Some(record.value.as_slice()));
-            self.publish(&Outgoing {
-                topic,
-                partition: None,
-                key,
-                value,
-                headers: &record.headers,
-            })
-            .await;
+            self.publish(&Outgoing { topic, partition: None, key, value, headers: &record.headers }).await;
         }
         let kind = crate::wire::notice::kind(notice.kind);
         self.process.metrics.notices.with_label_values(&[kind]).inc();
@@ -270,18 +237,13 @@ impl Deliver {
         match settlement {
             Settlement::Delivered => {
                 metrics.bundles_settled.with_label_values(&["delivered"]).inc();
-                metrics
-                    .delivery_latency
-                    .observe(clock::now().since(head.arrived_at).as_secs_f64());
+                metrics.delivery_latency.observe(clock::now().since(head.arrived_at).as_secs_f64());
             }
             Settlement::Rejected => metrics.bundles_settled.with_label_values(&["rejected"]).inc(),
             Settlement::Open => {}
         }
         if verdict.closed || verdict.counted {
-            metrics
-                .circuit_changes
-                .with_label_values(&[health.circuit.as_str()])
-                .inc();
+            metrics.circuit_changes.with_label_values(&[health.circuit.as_str()]).inc();
         }
         if let Some(error) = error {
             let (webhook, failures) = (&head.webhook_id, health.failures);

@@ -64,25 +64,14 @@ impl Queued {
         room: OwnedSemaphorePermit,
         metrics: &Metrics,
     ) -> Self {
-        let counted = Waiting {
-            metrics: metrics.clone(),
-            bytes: delivery.body.len() as i64,
-        };
+        let counted = Waiting { metrics: metrics.clone(), bytes: delivery.body.len() as i64 };
         metrics.deliveries_waiting.inc();
         metrics.deliveries_waiting_bytes.add(counted.bytes);
-        Self {
-            delivery,
-            settlements,
-            _room: room,
-            counted,
-        }
+        Self { delivery, settlements, _room: room, counted }
     }
 
     fn chat(&self) -> Chat {
-        (
-            self.delivery.head.workspace_id.clone(),
-            self.delivery.head.chat_id.clone(),
-        )
+        (self.delivery.head.workspace_id.clone(), self.delivery.head.chat_id.clone())
     }
 
     /// It is done with.
@@ -140,9 +129,7 @@ impl Lane {
         loop {
             self.dispatch().await;
             let idle = self.chats.is_empty() && self.in_flight.is_empty();
-            let wake = self
-                .wait_until
-                .unwrap_or_else(|| Instant::now() + if idle { IDLE } else { LOOK });
+            let wake = self.wait_until.unwrap_or_else(|| Instant::now() + if idle { IDLE } else { LOOK });
             tokio::select! {
                 biased;
                 Some(done) = self.in_flight.join_next() => match done {
@@ -250,10 +237,7 @@ impl Lane {
         if let Some(rate) = current.webhook.max_per_second {
             self.wait_until = Some(Instant::now() + Duration::from_secs(1) / u32::from(rate));
         }
-        let attempt = self
-            .deliver
-            .clone()
-            .attempt(queued, current, lease, self.seen.clone(), in_flight);
+        let attempt = self.deliver.clone().attempt(queued, current, lease, self.seen.clone(), in_flight);
         self.in_flight.spawn(async move { (place, attempt.await) });
     }
 
@@ -274,10 +258,7 @@ impl Lane {
                 return;
             }
             self.ready.pop_first();
-            let removed = self
-                .chats
-                .get_mut(&chat)
-                .and_then(|queue| queue.waiting.pop_front());
+            let removed = self.chats.get_mut(&chat).and_then(|queue| queue.waiting.pop_front());
             if let Some((_, queued)) = removed.filter(|(_, queued)| !queued.settlements.is_revoked()) {
                 metrics.bundles_settled.with_label_values(&["dropped"]).inc();
                 queued.settle();
@@ -303,12 +284,7 @@ impl Lane {
     }
 
     fn finish(&mut self, place: u64, attempted: Attempted) {
-        let Attempted {
-            queued,
-            settlement,
-            health,
-            in_flight,
-        } = attempted;
+        let Attempted { queued, settlement, health, in_flight } = attempted;
         self.circuit = health.circuit;
         let chat = queued.chat();
         if settlement == Settlement::Open {

@@ -34,11 +34,7 @@ const READ_AHEAD: usize = 20_000;
 /// Claims a partition and works on it, again and again, until it is revoked.
 pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
     let stop = feed.stopped();
-    let owned = deliver
-        .process
-        .metrics
-        .partitions_owned
-        .with_label_values(&["deliver"]);
+    let owned = deliver.process.metrics.partitions_owned.with_label_values(&["deliver"]);
     owned.inc();
     while !stop.is_cancelled() {
         // Ends the deliveries of this claim, however it ends.
@@ -50,10 +46,7 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
         claim.cancel();
         match ended {
             Ok(()) => break,
-            Err(problem) => warn!(
-                partition = feed.partition,
-                problem, "claiming the partition again"
-            ),
+            Err(problem) => warn!(partition = feed.partition, problem, "claiming the partition again"),
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -86,44 +79,25 @@ impl Worker {
         let token = Uuid::new_v4();
         let topics = &deliver.process.topics;
         let (low, high) = feed.watermarks(&topics.bundles).await.map_err(describe)?;
-        let (start, taken_in, attempts) =
-            if let Some((offset, text)) = feed.committed().await.map_err(describe)? {
-                let metadata = DeliverMetadata::decode(&text).map_err(|error| error.to_string())?;
-                let (topic, highest) = metadata.highest().map_err(|error| error.to_string())?;
-                if offset < low {
-                    let lost = (low - offset) as u64;
-                    error!(
-                        partition = feed.partition,
-                        lost, "bundles were deleted before they were delivered"
-                    );
-                    deliver
-                        .process
-                        .metrics
-                        .records_lost
-                        .with_label_values(&["deliver"])
-                        .inc_by(lost);
-                }
-                (
-                    offset.clamp(low, high),
-                    TakenIn { topic, highest },
-                    metadata.attempts,
-                )
-            } else {
-                let (_, end) = feed
-                    .watermarks(&topics.delivery_attempts)
-                    .await
-                    .map_err(describe)?;
-                (low, TakenIn::default(), end)
-            };
+        let (start, taken_in, attempts) = if let Some((offset, text)) =
+            feed.committed().await.map_err(describe)?
+        {
+            let metadata = DeliverMetadata::decode(&text).map_err(|error| error.to_string())?;
+            let (topic, highest) = metadata.highest().map_err(|error| error.to_string())?;
+            if offset < low {
+                let lost = (low - offset) as u64;
+                error!(partition = feed.partition, lost, "bundles were deleted before they were delivered");
+                deliver.process.metrics.records_lost.with_label_values(&["deliver"]).inc_by(lost);
+            }
+            (offset.clamp(low, high), TakenIn { topic, highest }, metadata.attempts)
+        } else {
+            let (_, end) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
+            (low, TakenIn::default(), end)
+        };
         let metadata = DeliverMetadata::new(token, taken_in.topic.clone(), &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
         feed.commit(start, text.clone()).await.map_err(describe)?;
-        deliver
-            .process
-            .metrics
-            .claims
-            .with_label_values(&["deliver", "kept"])
-            .inc();
+        deliver.process.metrics.claims.with_label_values(&["deliver", "kept"]).inc();
         feed.start_at(start).await.map_err(|error| error.to_string())?;
         info!(partition = feed.partition, start, "partition claimed");
         Ok(Self {
@@ -214,29 +188,16 @@ impl Worker {
             }
         };
         let admission = admit(&mut self.taken_in, &head, &process.tail.directory());
-        self.settlements
-            .read(record.offset, Some(&head), admission != Admission::Deliver);
+        self.settlements.read(record.offset, Some(&head), admission != Admission::Deliver);
         match admission {
             Admission::Repeat => process.metrics.bundles_repeated.inc(),
-            Admission::Dropped => process
-                .metrics
-                .bundles_settled
-                .with_label_values(&["dropped"])
-                .inc(),
+            Admission::Dropped => process.metrics.bundles_settled.with_label_values(&["dropped"]).inc(),
             Admission::Deliver => {
                 let body = bytes::Bytes::copy_from_slice(record.value.unwrap_or_default());
                 let (partition, offset) = (self.partition, record.offset);
-                let delivery = Delivery {
-                    head,
-                    body,
-                    partition,
-                    offset,
-                    attempts: 0,
-                    refusals: 0,
-                };
+                let delivery = Delivery { head, body, partition, offset, attempts: 0, refusals: 0 };
                 let settlements = self.settlements.clone();
-                self.deliver
-                    .offer(Queued::new(delivery, settlements, room, &process.metrics));
+                self.deliver.offer(Queued::new(delivery, settlements, room, &process.metrics));
             }
         }
     }
@@ -247,14 +208,8 @@ impl Worker {
         let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, self.attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
         let label = self.partition.to_string();
-        metrics
-            .lag_records
-            .with_label_values(&["deliver", &label])
-            .set(self.settlements.unsettled() as i64);
-        metrics
-            .last_progress
-            .with_label_values(&["deliver", &label])
-            .set(clock::now().0 / 1000);
+        metrics.lag_records.with_label_values(&["deliver", &label]).set(self.settlements.unsettled() as i64);
+        metrics.last_progress.with_label_values(&["deliver", &label]).set(clock::now().0 / 1000);
         if (offset, &text) == (self.committed.0, &self.committed.1) {
             return Ok(());
         }
@@ -268,10 +223,7 @@ impl Worker {
             Err(CommitError::Fenced(_)) => "fenced",
             Err(CommitError::Failed(_)) => "broker",
         };
-        metrics
-            .commit_failures
-            .with_label_values(&["deliver", cause])
-            .inc();
+        metrics.commit_failures.with_label_values(&["deliver", cause]).inc();
         result.map_err(describe)
     }
 }

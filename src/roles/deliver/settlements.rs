@@ -43,17 +43,8 @@ impl Settlements {
     /// Nothing is read yet; everything below an offset is settled.
     #[must_use]
     pub fn new(start: i64, taken_in: TakenIn, revoked: CancellationToken) -> Self {
-        let state = State {
-            read: VecDeque::new(),
-            settled_to: start,
-            taken_in,
-            in_flight: 0,
-        };
-        Self(Arc::new(Inner {
-            state: Mutex::new(state),
-            wake: Notify::new(),
-            revoked,
-        }))
+        let state = State { read: VecDeque::new(), settled_to: start, taken_in, in_flight: 0 };
+        Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), revoked }))
     }
 
     fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -63,11 +54,7 @@ impl Settlements {
     /// Notes that a record was read. It is settled at once if it needs nothing more.
     pub fn read(&self, offset: i64, head: Option<&BundleHead>, settled: bool) {
         self.state(|state| {
-            state.read.push_back(Entry {
-                offset,
-                head: head.map(|head| Box::new(head.clone())),
-                settled,
-            });
+            state.read.push_back(Entry { offset, head: head.map(|head| Box::new(head.clone())), settled });
             state.advance();
         });
     }

@@ -45,10 +45,7 @@ impl Broker {
     }
 
     /// A prefix for the topics of one test that no other test has.
-    #[expect(
-        clippy::unused_self,
-        reason = "a prefix is for a broker\'s topics, and reads so"
-    )]
+    #[expect(clippy::unused_self, reason = "a prefix is for a broker\'s topics, and reads so")]
     pub fn prefix(self) -> String {
         unique_prefix()
     }
@@ -96,32 +93,21 @@ impl Embedded {
             .name("embedded broker".to_owned())
             .spawn(move || {
                 let cluster = MockCluster::new(1).expect("the embedded broker needs only loopback");
-                started
-                    .send(cluster.bootstrap_servers())
-                    .expect("the starter waits");
+                started.send(cluster.bootstrap_servers()).expect("the starter waits");
                 for (name, partitions, done) in inbox {
-                    cluster
-                        .create_topic(&name, partitions, 1)
-                        .expect("a new topic can be made");
+                    cluster.create_topic(&name, partitions, 1).expect("a new topic can be made");
                     done.send(()).expect("who ordered waits");
                 }
             })
             .expect("a thread can be started");
         let servers = servers.recv().expect("the embedded broker starts");
-        Self {
-            servers,
-            orders: Mutex::new(orders),
-        }
+        Self { servers, orders: Mutex::new(orders) }
     }
 
     fn create_topic(&self, name: &str, partitions: i32) {
         let (done, made) = mpsc::channel();
         let order = (name.to_owned(), partitions, done);
-        self.orders
-            .lock()
-            .expect("no holder panics")
-            .send(order)
-            .expect("the embedded broker runs");
+        self.orders.lock().expect("no holder panics").send(order).expect("the embedded broker runs");
         made.recv().expect("the embedded broker makes the topic");
     }
 }

@@ -11,10 +11,7 @@ use std::thread;
 /// A command which the kernel kills when the test program ends; to be started by [`spawn`].
 pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program)
-        .stdin(Stdio::null());
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
     command
 }
 
@@ -25,13 +22,8 @@ pub fn spawn(command: Command, log: &Path) -> Child {
 
 /// Starts a process, with standard output and standard error appended to files.
 pub fn spawn_with(mut command: Command, stdout: &Path, stderr: &Path) -> Child {
-    let open = |file| {
-        File::options()
-            .create(true)
-            .append(true)
-            .open(file)
-            .expect("the rig's folder can be written")
-    };
+    let open =
+        |file| File::options().create(true).append(true).open(file).expect("the rig's folder can be written");
     command.stdout(open(stdout)).stderr(open(stderr));
     let program = format!("{command:?}");
     on_spawner(command).unwrap_or_else(|error| panic!("failed to start {program}: {error}"))
@@ -114,9 +106,7 @@ fn remove_ended_runs(runs: &Path) -> io::Result<()> {
 
 /// The last lines of a file, for messages.
 pub fn tail(file: &Path, lines: usize) -> String {
-    let text = fs::read(file)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
+    let text = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

@@ -85,29 +85,19 @@ impl Kafka {
     fn given(servers: String) -> Self {
         let version = format!("the broker of BUNDLEHOOK_TEST_KAFKA, {servers}");
         report::broker(&version);
-        Self {
-            servers,
-            version,
-            nodes: Vec::new(),
-        }
+        Self { servers, version, nodes: Vec::new() }
     }
 
     async fn launch(count: usize, breakable: bool) -> Result<Self, String> {
         let jars = jars().await.as_ref().map_err(Clone::clone)?;
         let nodes: Vec<Node> = (0..count).map(|_| Node::new()).collect();
-        let voters: Vec<_> = (1..)
-            .zip(&nodes)
-            .map(|(id, node)| format!("{id}@{}", node.controller.addr()))
-            .collect();
+        let voters: Vec<_> =
+            (1..).zip(&nodes).map(|(id, node)| format!("{id}@{}", node.controller.addr())).collect();
         for (id, node) in (1..).zip(&nodes) {
             node.write_settings(id, &voters.join(","), count, breakable);
         }
         let servers: Vec<_> = nodes.iter().map(|node| node.port.addr().to_string()).collect();
-        let kafka = Self {
-            servers: servers.join(","),
-            version: version_of(jars),
-            nodes,
-        };
+        let kafka = Self { servers: servers.join(","), version: version_of(jars), nodes };
         kafka.format().await;
         for node in &kafka.nodes {
             node.start();
@@ -122,19 +112,11 @@ impl Kafka {
     /// Gives the cluster its id.
     async fn format(&self) {
         let cluster = format!("{}A", &uuid::Uuid::new_v4().simple().to_string()[..21]);
-        let mut running: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|node| (node.format(&cluster), node.log()))
-            .collect();
+        let mut running: Vec<_> = self.nodes.iter().map(|node| (node.format(&cluster), node.log())).collect();
         blocking(move || {
             for (child, log) in &mut running {
                 let status = child.wait().expect("a child can be waited for");
-                assert!(
-                    status.success(),
-                    "Apache Kafka's folder could not be formatted:\n{}",
-                    tail(log, 20)
-                );
+                assert!(status.success(), "Apache Kafka's folder could not be formatted:\n{}", tail(log, 20));
             }
         })
         .await;
@@ -151,10 +133,7 @@ impl Kafka {
     }
 
     /// A prefix for the topics of one test that no other test has.
-    #[expect(
-        clippy::unused_self,
-        reason = "a prefix is for a broker\'s topics, and reads so"
-    )]
+    #[expect(clippy::unused_self, reason = "a prefix is for a broker\'s topics, and reads so")]
     pub fn prefix(&self) -> String {
         unique_prefix()
     }
@@ -171,17 +150,11 @@ impl Kafka {
         for (key, value) in config {
             topic = topic.set(key, value);
         }
-        let admin: AdminClient<DefaultClientContext> = client(&self.servers)
-            .create()
-            .expect("an admin client needs no network");
-        let options = AdminOptions::new()
-            .operation_timeout(Some(LIMIT))
-            .request_timeout(Some(LIMIT));
+        let admin: AdminClient<DefaultClientContext> =
+            client(&self.servers).create().expect("an admin client needs no network");
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT)).request_timeout(Some(LIMIT));
         let answers = admin.create_topics([&topic], &options).await;
-        let answer = answers
-            .expect("the broker answers")
-            .pop()
-            .expect("there is an answer for each topic");
+        let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
         answer.unwrap_or_else(|(_, error)| panic!("failed to create topic `{name}`: {error}"));
         wait_for_leaders(&self.servers, name, partitions).await;
     }
@@ -257,17 +230,13 @@ impl Node {
 
     fn format(&self, cluster: &str) -> Child {
         let mut command = java();
-        command
-            .args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"])
-            .arg(self.settings());
+        command.args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]).arg(self.settings());
         children::spawn(command, &self.log())
     }
 
     fn start(&self) {
         let mut command = java();
-        command
-            .args(["-Xmx512m", "-XX:+UseSerialGC", "kafka.Kafka"])
-            .arg(self.settings());
+        command.args(["-Xmx512m", "-XX:+UseSerialGC", "kafka.Kafka"]).arg(self.settings());
         let child = children::spawn(command, &self.log());
         let former = self.child.lock().expect("no holder panics").replace(child);
         assert!(former.is_none(), "the broker already runs");
@@ -281,9 +250,7 @@ impl Node {
             tokio::net::TcpStream::connect(addr).await.is_ok()
         })
         .await;
-        let consumer: BaseConsumer = client(&addr.to_string())
-            .create()
-            .expect("a consumer needs no network");
+        let consumer: BaseConsumer = client(&addr.to_string()).create().expect("a consumer needs no network");
         let consumer = std::sync::Arc::new(consumer);
         wait_until("Apache Kafka to serve", LIMIT, async || {
             self.assert_runs();
@@ -299,16 +266,8 @@ impl Node {
 
     fn assert_runs(&self) {
         let mut child = self.child.lock().expect("no holder panics");
-        let ended = child
-            .as_mut()
-            .expect("the broker was started")
-            .try_wait()
-            .expect("a child can be asked");
-        assert!(
-            ended.is_none(),
-            "Apache Kafka ended with {ended:?}:\n{}",
-            tail(&self.log(), 40)
-        );
+        let ended = child.as_mut().expect("the broker was started").try_wait().expect("a child can be asked");
+        assert!(ended.is_none(), "Apache Kafka ended with {ended:?}:\n{}", tail(&self.log(), 40));
     }
 }
 
@@ -344,22 +303,14 @@ pub(super) fn unique_prefix() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let random = uuid::Uuid::new_v4().simple().to_string();
     let mut prefix = String::new();
-    write!(
-        prefix,
-        "t{}-{}.",
-        COUNT.fetch_add(1, Ordering::Relaxed),
-        &random[..4]
-    )
-    .expect("text can be written");
+    write!(prefix, "t{}-{}.", COUNT.fetch_add(1, Ordering::Relaxed), &random[..4])
+        .expect("text can be written");
     prefix
 }
 
 /// A Java command with Kafka's classes and a fast start.
 fn java() -> Command {
-    let jars = JARS
-        .get()
-        .and_then(|jars| jars.as_ref().ok())
-        .expect("the jars were looked up before");
+    let jars = JARS.get().and_then(|jars| jars.as_ref().ok()).expect("the jars were looked up before");
     let mut command = children::command("java");
     command
         .arg("-cp")
@@ -383,11 +334,7 @@ async fn jars() -> &'static Result<PathBuf, String> {
                 Ok(PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim()))
             } else {
                 let said = String::from_utf8_lossy(&asked.stderr);
-                Err(said
-                    .lines()
-                    .last()
-                    .unwrap_or("Apache Kafka is not available")
-                    .to_owned())
+                Err(said.lines().last().unwrap_or("Apache Kafka is not available").to_owned())
             }
         })
     })
@@ -396,19 +343,8 @@ async fn jars() -> &'static Result<PathBuf, String> {
 
 /// The version, which the broker's jar has in its name.
 fn version_of(jars: &Path) -> String {
-    let mut names = fs::read_dir(jars)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|jar| jar.file_name());
-    let version = names.find_map(|name| {
-        name.to_str()?
-            .strip_prefix("kafka_2.13-")?
-            .strip_suffix(".jar")
-            .map(str::to_owned)
-    });
-    format!(
-        "Apache Kafka {}",
-        version.as_deref().unwrap_or("of unknown version")
-    )
+    let mut names = fs::read_dir(jars).into_iter().flatten().flatten().map(|jar| jar.file_name());
+    let version = names
+        .find_map(|name| name.to_str()?.strip_prefix("kafka_2.13-")?.strip_suffix(".jar").map(str::to_owned));
+    format!("Apache Kafka {}", version.as_deref().unwrap_or("of unknown version"))
 }

@@ -10,10 +10,7 @@
 //! | a network that breaks | [`proxy`] |
 //! | time | [`wait_until`]: a condition, never a fixed sleep |
 
-#![allow(
-    dead_code,
-    reason = "one rig for many tests: not each part is in use at all times"
-)]
+#![allow(dead_code, reason = "one rig for many tests: not each part is in use at all times")]
 #![allow(unused_imports, reason = "the re-exports are what tests may use")]
 
 mod broker;
@@ -54,10 +51,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub async fn wait_until(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !condition().await {
-        assert!(
-            Instant::now() < deadline,
-            "waited for {what} for {limit:?}, in vain"
-        );
+        assert!(Instant::now() < deadline, "waited for {what} for {limit:?}, in vain");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

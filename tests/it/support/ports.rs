@@ -35,9 +35,7 @@ impl HeldPort {
 
     /// Starts to listen here; the port stays held after the listener is gone. Needs a runtime.
     pub fn listen(&self) -> TcpListener {
-        bind(self.addr)
-            .listen(1024)
-            .expect("nobody else can listen on a port that is held")
+        bind(self.addr).listen(1024).expect("nobody else can listen on a port that is held")
     }
 }
 

@@ -21,11 +21,7 @@ const SHOWN_LINES: usize = 60;
 
 /// A process to be started: `process("aggregate")`. The first argument is a role or a tool.
 pub fn process(role: &str) -> Launch {
-    Launch {
-        args: vec![role.to_owned()],
-        env: Vec::new(),
-        input: Vec::new(),
-    }
+    Launch { args: vec![role.to_owned()], env: Vec::new(), input: Vec::new() }
 }
 
 /// What to start.
@@ -75,10 +71,7 @@ impl Launch {
         for (variable, _) in std::env::vars_os().filter(|(variable, _)| is_ours(variable)) {
             command.env_remove(variable);
         }
-        command
-            .env("BUNDLEHOOK_HTTP_ADDR", port.addr().to_string())
-            .args(&self.args)
-            .envs(self.env);
+        command.env("BUNDLEHOOK_HTTP_ADDR", port.addr().to_string()).args(&self.args).envs(self.env);
         if !self.input.is_empty() {
             let input = folder.join("input");
             fs::write(&input, &self.input).expect("the rig's folder can be written");
@@ -86,14 +79,7 @@ impl Launch {
         }
         let (stdout, stderr) = (folder.join("stdout"), folder.join("stderr"));
         let child = Mutex::new(children::spawn_with(command, &stdout, &stderr));
-        Process {
-            name,
-            port,
-            stdout,
-            stderr,
-            folder,
-            child,
-        }
+        Process { name, port, stdout, stderr, folder, child }
     }
 
     /// Runs it to its end.
@@ -104,11 +90,7 @@ impl Launch {
     pub async fn run(self) -> Finished {
         let process = self.start();
         let status = process.wait_exit(LIMIT).await;
-        Finished {
-            status,
-            stdout: process.stdout(),
-            stderr: process.stderr(),
-        }
+        Finished { status, stdout: process.stdout(), stderr: process.stderr() }
     }
 }
 
@@ -187,11 +169,7 @@ impl Process {
 
     /// How it ended, if it has.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        self.child
-            .lock()
-            .expect("no holder panics")
-            .try_wait()
-            .expect("a child can be asked")
+        self.child.lock().expect("no holder panics").try_wait().expect("a child can be asked")
     }
 
     /// Waits until it has ended.
@@ -200,10 +178,7 @@ impl Process {
     ///
     /// If that takes longer than `limit`.
     pub async fn wait_exit(&self, limit: Duration) -> ExitStatus {
-        wait_until(&format!("`{}` to end", self.name), limit, async || {
-            self.exit_status().is_some()
-        })
-        .await;
+        wait_until(&format!("`{}` to end", self.name), limit, async || self.exit_status().is_some()).await;
         self.exit_status().expect("it has ended")
     }
 
@@ -215,11 +190,7 @@ impl Process {
     pub async fn wait_ready(&self) {
         wait_until(&format!("`{}` to be ready", self.name), LIMIT, async || {
             let ended = self.exit_status();
-            assert!(
-                ended.is_none(),
-                "`{}` ended with {ended:?} before it was ready",
-                self.name
-            );
+            assert!(ended.is_none(), "`{}` ended with {ended:?} before it was ready", self.name);
             self.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
         })
         .await;
@@ -240,15 +211,8 @@ impl Process {
     /// The value of one series, named as on the page: `name` or `name{label="value"}`; none if it is not there.
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let page = self.metrics().await;
-        let value = page
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
-        Some(
-            value
-                .trim()
-                .parse()
-                .unwrap_or_else(|error| panic!("`{series}` is `{value}`: {error}")),
-        )
+        let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        Some(value.trim().parse().unwrap_or_else(|error| panic!("`{series}` is `{value}`: {error}")))
     }
 
     /// Status and body of a GET of its own port.
@@ -258,9 +222,7 @@ impl Process {
     /// If nobody answers, or not in HTTP.
     pub async fn get(&self, path: &str) -> io::Result<(u16, String)> {
         let answer = tokio::time::timeout(Duration::from_secs(5), get(self.port.addr(), path));
-        answer
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        answer.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// What it has written to standard output so far.
@@ -278,10 +240,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         children::end(&mut self.child.lock().expect("no holder panics"));
         if std::thread::panicking() {
-            for (stream, file) in [
-                ("standard output", &self.stdout),
-                ("standard error", &self.stderr),
-            ] {
+            for (stream, file) in [("standard output", &self.stdout), ("standard error", &self.stderr)] {
                 eprintln!(
                     "---- last of {stream} of `{}` ({}):\n{}",
                     self.name,
@@ -303,9 +262,7 @@ fn read(file: &PathBuf) -> String {
 /// Status and body of a GET over HTTP/1.0, whose answer ends with the connection.
 async fn get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut connection = tokio::net::TcpStream::connect(addr).await?;
-    connection
-        .write_all(format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n").as_bytes())
-        .await?;
+    connection.write_all(format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
     let parsed = answer.split_once("\r\n\r\n").and_then(|(head, body)| {

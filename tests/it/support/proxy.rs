@@ -36,12 +36,7 @@ pub fn proxy(upstream: SocketAddr) -> Proxy {
     // Here, not in the task: clients may connect as soon as the proxy is handed out.
     let listener = port.listen();
     let task = tokio::spawn(run(Arc::clone(&port), listener, upstream, wanted, settled));
-    Proxy {
-        port,
-        fault,
-        in_force,
-        task,
-    }
+    Proxy { port, fault, in_force, task }
 }
 
 /// A running proxy. Dropping it closes its connections.
@@ -161,11 +156,7 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut fault: watch::R
     let read = async move {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            let delay = if let Fault::Delay(delay) = *seen.borrow() {
-                delay
-            } else {
-                Duration::ZERO
-            };
+            let delay = if let Fault::Delay(delay) = *seen.borrow() { delay } else { Duration::ZERO };
             let chunk = (Instant::now() + delay, Bytes::copy_from_slice(&buffer[..count]));
             if queue.send(chunk).await.is_err() {
                 break;

@@ -41,9 +41,7 @@ pub struct Request {
 impl Request {
     /// A header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().expect("the header is text"))
+        self.headers.get(name).map(|value| value.to_str().expect("the header is text"))
     }
 
     /// The body as text.
@@ -89,18 +87,12 @@ impl Answer {
 
     /// Never answers.
     pub fn hang() -> Self {
-        Self {
-            end: End::Hang,
-            ..Self::status(0)
-        }
+        Self { end: End::Hang, ..Self::status(0) }
     }
 
     /// Closes the connection without an answer.
     pub fn hang_up() -> Self {
-        Self {
-            end: End::HangUp,
-            ..Self::status(0)
-        }
+        Self { end: End::HangUp, ..Self::status(0) }
     }
 
     /// Adds a body.
@@ -147,13 +139,7 @@ pub fn status(status: u16) -> Behaviour {
 /// Answers 500 so many times, then 200.
 pub fn fail_first(failures: usize) -> Behaviour {
     let seen = AtomicUsize::new(0);
-    answer(move |_| {
-        Answer::status(if seen.fetch_add(1, Ordering::Relaxed) < failures {
-            500
-        } else {
-            200
-        })
-    })
+    answer(move |_| Answer::status(if seen.fetch_add(1, Ordering::Relaxed) < failures { 500 } else { 200 }))
 }
 
 /// Takes requests and never answers.
@@ -173,11 +159,7 @@ pub fn receiver(behaviour: Behaviour) -> Receiver {
         requests: Mutex::default(),
         changed: Notify::new(),
     });
-    let receiver = Receiver {
-        port: HeldPort::new(),
-        seen,
-        listening: Mutex::new(None),
-    };
+    let receiver = Receiver { port: HeldPort::new(), seen, listening: Mutex::new(None) };
     receiver.open();
     receiver
 }
@@ -253,12 +235,8 @@ impl Receiver {
             }
         };
         let limited = tokio::time::timeout(LIMIT, satisfied).await;
-        limited.unwrap_or_else(|_| {
-            panic!(
-                "waited for {what} for {LIMIT:?}, in vain; seen:{}",
-                self.summary()
-            )
-        })
+        limited
+            .unwrap_or_else(|_| panic!("waited for {what} for {LIMIT:?}, in vain; seen:{}", self.summary()))
     }
 
     /// One line a request.
@@ -267,18 +245,10 @@ impl Receiver {
         for request in self.requests() {
             let id = request.header("webhook-id").unwrap_or("-");
             let body: String = String::from_utf8_lossy(&request.body).chars().take(200).collect();
-            write!(
-                lines,
-                "\n  {}. {} {} {id} {body}",
-                request.number, request.method, request.path
-            )
-            .expect("text can be written");
+            write!(lines, "\n  {}. {} {} {id} {body}", request.number, request.method, request.path)
+                .expect("text can be written");
         }
-        if lines.is_empty() {
-            " nothing".to_owned()
-        } else {
-            lines
-        }
+        if lines.is_empty() { " nothing".to_owned() } else { lines }
     }
 
     /// Listens, if the behaviour wants it and it does not yet.

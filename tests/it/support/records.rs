@@ -26,19 +26,12 @@ pub struct Outgoing {
 impl Outgoing {
     /// A record with a key and a value.
     pub fn new(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        Self {
-            key: Some(key.as_ref().to_vec()),
-            value: Some(value.as_ref().to_vec()),
-            ..Self::default()
-        }
+        Self { key: Some(key.as_ref().to_vec()), value: Some(value.as_ref().to_vec()), ..Self::default() }
     }
 
     /// A record with a key and no value.
     pub fn tombstone(key: impl AsRef<[u8]>) -> Self {
-        Self {
-            key: Some(key.as_ref().to_vec()),
-            ..Self::default()
-        }
+        Self { key: Some(key.as_ref().to_vec()), ..Self::default() }
     }
 
     /// A record without key and value.
@@ -127,10 +120,7 @@ async fn enqueue(
 ) -> rdkafka::producer::DeliveryFuture {
     let mut headers = OwnedHeaders::new();
     for (name, value) in &record.headers {
-        headers = headers.insert(Header {
-            key: name,
-            value: Some(value),
-        });
+        headers = headers.insert(Header { key: name, value: Some(value) });
     }
     let mut pending: FutureRecord<'_, Vec<u8>, Vec<u8>> = FutureRecord::to(topic).headers(headers);
     pending.key = record.key.as_ref();
@@ -199,15 +189,10 @@ impl From<&BorrowedMessage<'_>> for Record {
         Self {
             partition: message.partition(),
             offset: message.offset(),
-            timestamp: message
-                .timestamp()
-                .to_millis()
-                .expect("each record has a timestamp"),
+            timestamp: message.timestamp().to_millis().expect("each record has a timestamp"),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
-            headers: headers
-                .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
-                .collect(),
+            headers: headers.map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect(),
         }
     }
 }
@@ -219,8 +204,7 @@ pub async fn read_topic(servers: &str, topic: &str) -> Vec<Record> {
         let consumer = reader(&servers, "rig-reader");
         let mut all = TopicPartitionList::new();
         for partition in 0..partitions(&consumer, &topic) {
-            all.add_partition_offset(&topic, partition, Offset::Beginning)
-                .expect("the offset is valid");
+            all.add_partition_offset(&topic, partition, Offset::Beginning).expect("the offset is valid");
         }
         consumer.assign(&all).expect("partitions can be assigned");
         read_to_end(&consumer, all.count(), &topic)
@@ -233,10 +217,7 @@ fn read_to_end(consumer: &BaseConsumer, partitions: usize, topic: &str) -> Vec<R
     let mut records = Vec::new();
     let mut at_end = std::collections::BTreeSet::new();
     while at_end.len() < partitions {
-        match consumer
-            .poll(LIMIT)
-            .unwrap_or_else(|| panic!("failed to read `{topic}` within {LIMIT:?}"))
-        {
+        match consumer.poll(LIMIT).unwrap_or_else(|| panic!("failed to read `{topic}` within {LIMIT:?}")) {
             Ok(message) => records.push(Record::from(&message)),
             Err(KafkaError::PartitionEOF(partition)) => {
                 at_end.insert(partition);
@@ -252,10 +233,7 @@ fn read_to_end(consumer: &BaseConsumer, partitions: usize, topic: &str) -> Vec<R
 
 fn is_transient(error: &KafkaError) -> bool {
     use rdkafka::types::RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure};
-    matches!(
-        error.rdkafka_error_code(),
-        Some(AllBrokersDown | BrokerTransportFailure)
-    )
+    matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure))
 }
 
 /// The offset after the last record of each partition.
@@ -263,12 +241,8 @@ pub async fn end_offsets(servers: &str, topic: &str) -> Vec<i64> {
     let (servers, topic) = (servers.to_owned(), topic.to_owned());
     blocking(move || {
         let consumer = reader(&servers, "rig-reader");
-        let end = |partition| {
-            consumer
-                .fetch_watermarks(&topic, partition, LIMIT)
-                .expect("the broker answers")
-                .1
-        };
+        let end =
+            |partition| consumer.fetch_watermarks(&topic, partition, LIMIT).expect("the broker answers").1;
         (0..partitions(&consumer, &topic)).map(end).collect()
     })
     .await
@@ -292,17 +266,11 @@ pub async fn committed(servers: &str, group: &str, topic: &str) -> Vec<Committed
         let consumer = reader(&servers, &group);
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition_range(&topic, 0, partitions(&consumer, &topic) - 1);
-        let answer = consumer
-            .committed_offsets(wanted, LIMIT)
-            .expect("the broker answers");
+        let answer = consumer.committed_offsets(wanted, LIMIT).expect("the broker answers");
         let elements = answer.elements();
         let found = elements.iter().map(|element| Committed {
             partition: element.partition(),
-            offset: if let Offset::Offset(offset) = element.offset() {
-                Some(offset)
-            } else {
-                None
-            },
+            offset: if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None },
             metadata: element.metadata().to_owned(),
         });
         found.collect()
@@ -324,14 +292,8 @@ fn reader(servers: &str, group: &str) -> BaseConsumer {
 
 /// How many partitions a topic has.
 fn partitions(consumer: &BaseConsumer, topic: &str) -> i32 {
-    let cluster = consumer
-        .fetch_metadata(Some(topic), LIMIT)
-        .expect("the broker answers");
+    let cluster = consumer.fetch_metadata(Some(topic), LIMIT).expect("the broker answers");
     let found = &cluster.topics()[0];
-    assert!(
-        found.error().is_none(),
-        "topic `{topic}` can't be read: {:?}",
-        found.error()
-    );
+    assert!(found.error().is_none(), "topic `{topic}` can't be read: {:?}", found.error());
     found.partitions().len() as i32
 }

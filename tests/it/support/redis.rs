@@ -52,11 +52,7 @@ pub async fn redis_with(kind: RedisKind, settings: &[&str]) -> Redis {
             node.join_a_cluster();
         }
     }
-    let mut redis = Redis {
-        kind,
-        nodes,
-        sentinels: Vec::new(),
-    };
+    let mut redis = Redis { kind, nodes, sentinels: Vec::new() };
     for node in &redis.nodes {
         node.start().await;
     }
@@ -113,10 +109,7 @@ impl Redis {
     ///
     /// If it is an error, or not of the wanted type.
     pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
-        self.nodes[0]
-            .command(words)
-            .await
-            .unwrap_or_else(|error| panic!("Redis refused {words:?}: {error}"))
+        self.nodes[0].command(words).await.unwrap_or_else(|error| panic!("Redis refused {words:?}: {error}"))
     }
 
     /// Forgets everything, as if the data had been lost.
@@ -124,10 +117,7 @@ impl Redis {
         for node in &self.nodes {
             let done: RedisResult<()> = node.command(&["FLUSHALL", "SYNC"]).await;
             // A replica follows its master.
-            assert!(
-                done.is_ok() || self.kind == RedisKind::Sentinel,
-                "Redis refused to forget: {done:?}"
-            );
+            assert!(done.is_ok() || self.kind == RedisKind::Sentinel, "Redis refused to forget: {done:?}");
         }
     }
 
@@ -163,13 +153,10 @@ impl Redis {
 
     /// The master's address, as the first sentinel sees it now.
     pub async fn sentinel_master(&self) -> std::net::SocketAddr {
-        let asked: RedisResult<(String, u16)> = self.sentinels[0]
-            .command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER])
-            .await;
+        let asked: RedisResult<(String, u16)> =
+            self.sentinels[0].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]).await;
         let (host, port) = asked.expect("the sentinel knows the master");
-        format!("{host}:{port}")
-            .parse()
-            .expect("the master is known by its address")
+        format!("{host}:{port}").parse().expect("the master is known by its address")
     }
 
     /// Makes the second server a replica of the first, and starts three sentinels that agree on it.
@@ -177,27 +164,22 @@ impl Redis {
         let port = self.nodes[0].port.number().to_string();
         let followed: RedisResult<()> = self.nodes[1].command(&["REPLICAOF", "127.0.0.1", &port]).await;
         followed.expect("a fresh server can become a replica");
-        self.wait_for("the replica to follow", &["INFO", "replication"], "state=online")
-            .await;
+        self.wait_for("the replica to follow", &["INFO", "replication"], "state=online").await;
         self.sentinels = (0..3).map(|_| Node::sentinel(&port)).collect();
         for sentinel in &self.sentinels {
             sentinel.start().await;
         }
-        wait_until(
-            "the sentinels to know each other and the replica",
-            LIMIT,
-            async || {
-                for sentinel in &self.sentinels {
-                    let known: RedisResult<String> = sentinel.command(&["INFO", "sentinel"]).await;
-                    if !known
-                        .is_ok_and(|text| text.contains("status=ok") && text.contains("slaves=1,sentinels=3"))
-                    {
-                        return false;
-                    }
+        wait_until("the sentinels to know each other and the replica", LIMIT, async || {
+            for sentinel in &self.sentinels {
+                let known: RedisResult<String> = sentinel.command(&["INFO", "sentinel"]).await;
+                if !known
+                    .is_ok_and(|text| text.contains("status=ok") && text.contains("slaves=1,sentinels=3"))
+                {
+                    return false;
                 }
-                true
-            },
-        )
+            }
+            true
+        })
         .await;
     }
 
@@ -211,22 +193,13 @@ impl Redis {
         let log = self.nodes[0].folder.join("create.log");
         let mut created = children::spawn(command, &log);
         let status = super::blocking(move || created.wait().expect("a child can be waited for")).await;
-        assert!(
-            status.success(),
-            "the Redis Cluster could not be made:\n{}",
-            tail(&log, 20)
-        );
-        self.wait_for("the cluster to agree", &["CLUSTER", "INFO"], "cluster_state:ok")
-            .await;
+        assert!(status.success(), "the Redis Cluster could not be made:\n{}", tail(&log, 20));
+        self.wait_for("the cluster to agree", &["CLUSTER", "INFO"], "cluster_state:ok").await;
     }
 
     /// Waits until the answer to a command of the first server (in a Cluster: of each) has a text in it.
     async fn wait_for(&self, what: &str, words: &[&str], text: &str) {
-        let asked = if self.kind == RedisKind::Cluster {
-            &self.nodes[..]
-        } else {
-            &self.nodes[..1]
-        };
+        let asked = if self.kind == RedisKind::Cluster { &self.nodes[..] } else { &self.nodes[..1] };
         wait_until(what, LIMIT, async || {
             for node in asked {
                 let answer: RedisResult<String> = node.command(words).await;
@@ -255,37 +228,17 @@ impl Node {
     fn new(settings: &[&str]) -> Self {
         let folder = children::folder("redis");
         let port = HeldPort::new();
-        let common = [
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--port",
-        ];
+        let common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"];
         let mut arguments: Vec<String> = common.iter().chain(settings).map(ToString::to_string).collect();
         arguments.insert(common.len(), port.number().to_string());
-        Self {
-            port,
-            bus: None,
-            folder,
-            arguments,
-            child: Mutex::new(None),
-        }
+        Self { port, bus: None, folder, arguments, child: Mutex::new(None) }
     }
 
     fn join_a_cluster(&mut self) {
         let bus = HeldPort::new();
         let bus_port = bus.number().to_string();
-        let settings = [
-            "--cluster-enabled",
-            "yes",
-            "--cluster-node-timeout",
-            "2000",
-            "--cluster-port",
-            &bus_port,
-        ];
+        let settings =
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus_port];
         self.arguments.extend(settings.map(str::to_owned));
         self.bus = Some(bus);
     }
@@ -320,20 +273,14 @@ impl Node {
         assert!(former.is_none(), "Redis already runs");
         wait_until("Redis to serve", LIMIT, async || {
             self.assert_runs();
-            self.command(&["PING"])
-                .await
-                .is_ok_and(|answer: String| answer == "PONG")
+            self.command(&["PING"]).await.is_ok_and(|answer: String| answer == "PONG")
         })
         .await;
     }
 
     fn assert_runs(&self) {
         let mut child = self.child.lock().expect("no holder panics");
-        let ended = child
-            .as_mut()
-            .expect("Redis was started")
-            .try_wait()
-            .expect("a child can be asked");
+        let ended = child.as_mut().expect("Redis was started").try_wait().expect("a child can be asked");
         assert!(
             ended.is_none(),
             "Redis ended with {ended:?} (is `redis-server` installed?):\n{}",

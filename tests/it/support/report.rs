@@ -17,10 +17,7 @@ pub fn broker(name: &str) {
 /// Where `CI=true`: a test that is left out there is a failure.
 pub fn not_run(reason: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
-    assert!(
-        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-        "`{test}` can't run: {reason}"
-    );
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "`{test}` can't run: {reason}");
     eprintln!("NOT RUN: {test}: {reason}");
     note("not-run", &format!("{test}: {reason}"));
 }
@@ -28,10 +25,7 @@ pub fn not_run(reason: &str) {
 fn note(file: &str, line: &str) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rig/report");
     let appended = fs::create_dir_all(&folder).and_then(|()| {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(folder.join(file))?;
+        let mut file = OpenOptions::new().create(true).append(true).open(folder.join(file))?;
         file.write_all(format!("{line}\n").as_bytes())
     });
     appended.expect("the folder for test files can be written");

@@ -109,13 +109,7 @@ impl WindowStore {
     #[must_use]
     pub fn new(redis: Redis, prefix: &str, partition: i32, token: Uuid) -> Self {
         let tag = format!("{{{prefix}me:{partition}}}");
-        Self {
-            redis,
-            scripts: Scripts::new(),
-            tag,
-            token: token.to_string(),
-            incarnation: String::new(),
-        }
+        Self { redis, scripts: Scripts::new(), tag, token: token.to_string(), incarnation: String::new() }
     }
 
     fn owner(&self) -> String {
@@ -147,14 +141,8 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn claim(&self) -> Result<Found, StoreError> {
-        type Answer = (
-            Option<u32>,
-            Option<String>,
-            Option<String>,
-            Option<String>,
-            Option<i64>,
-            Option<String>,
-        );
+        type Answer =
+            (Option<u32>, Option<String>, Option<String>, Option<String>, Option<i64>, Option<String>);
         let answer: Answer = self.redis.invoke(&self.call(&self.scripts.claim)).await?;
         let (version, writer, topic, incarnation, applied, closed) = answer;
         Ok(Found {
@@ -210,32 +198,19 @@ impl WindowStore {
         for bucket in filters.keys() {
             call.key(self.key(&format!("seen:{bucket}")));
         }
-        call.arg(from)
-            .arg(to)
-            .arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
-        call.arg(rule.part_messages)
-            .arg(rule.part_bytes)
-            .arg(REPEAT_SPAN_MS)
-            .arg(3 * REPEAT_SPAN_MS);
-        call.arg(filters.len())
-            .arg(plan.at_once.len())
-            .arg(plan.windows.len());
+        call.arg(from).arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
+        call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
+        call.arg(filters.len()).arg(plan.at_once.len()).arg(plan.windows.len());
         for message in &plan.at_once {
             let bucket = message.arrived.0.div_euclid(REPEAT_SPAN_MS);
             call.arg(filters[&bucket]).arg(filters[&(bucket - 1)]);
-            call.arg(&message.repeat_key)
-                .arg(message.offset)
-                .arg(message.arrived.0);
+            call.arg(&message.repeat_key).arg(message.offset).arg(message.arrived.0);
         }
         for (key, window) in &plan.windows {
             self.add_window(&mut call, key, window);
         }
         let (duplicates, sealed, repeats): (u64, u64, String) = self.redis.invoke(&call).await?;
-        Ok(Applied {
-            duplicates,
-            sealed,
-            repeats: repeats.chars().map(|flag| flag == '1').collect(),
-        })
+        Ok(Applied { duplicates, sealed, repeats: repeats.chars().map(|flag| flag == '1').collect() })
     }
 
     fn add_window(&self, call: &mut ScriptInvocation<'_>, key: &WindowKey, window: &WindowAppend) {
@@ -266,10 +241,7 @@ impl WindowStore {
         let mut call = self.call(&self.scripts.open);
         call.key(self.key("open"));
         let open: HashMap<i64, i64> = self.redis.invoke(&call).await?;
-        Ok(open
-            .into_iter()
-            .map(|(boundary, first)| (Millis(boundary), first))
-            .collect())
+        Ok(open.into_iter().map(|(boundary, first)| (Millis(boundary), first)).collect())
     }
 
     /// Windows that end at a boundary, in the order of closing, from a rank on.
@@ -311,9 +283,7 @@ impl WindowStore {
     /// [`StoreError`]
     pub async fn forget(&self, boundary: Millis, windows: &[WindowKey]) -> Result<(), StoreError> {
         let mut call = self.call(&self.scripts.forget);
-        call.key(self.key("open"))
-            .key(self.due_key(boundary))
-            .arg(boundary.0);
+        call.key(self.key("open")).key(self.due_key(boundary)).arg(boundary.0);
         for name in windows.iter().map(WindowKey::name) {
             for key in self.window_keys(&name) {
                 call.key(key);
@@ -336,12 +306,7 @@ impl WindowStore {
             let mut part = || {
                 let by = fields.next()?.parse().ok()?;
                 let part = fields.next()?.parse().ok()?;
-                Some(SealedPart {
-                    name: name.clone(),
-                    by,
-                    part,
-                    key: WindowKey::parse(fields.next()?)?,
-                })
+                Some(SealedPart { name: name.clone(), by, part, key: WindowKey::parse(fields.next()?)? })
             };
             part().ok_or_else(|| StoreError::Damaged(format!("name of a part: `{name}`")))
         };
@@ -374,12 +339,9 @@ impl WindowStore {
 /// The keys of the filter for repeats that a batch touches, by their ten minutes, each with its number from 1: those
 /// of each message's arrival, and the ones before.
 fn filter_buckets(at_once: &[AtOnce]) -> BTreeMap<i64, usize> {
-    let present = at_once
-        .iter()
-        .map(|message| message.arrived.0.div_euclid(REPEAT_SPAN_MS));
-    let mut buckets: BTreeMap<i64, usize> = present
-        .flat_map(|bucket| [(bucket - 1, 0), (bucket, 0)])
-        .collect();
+    let present = at_once.iter().map(|message| message.arrived.0.div_euclid(REPEAT_SPAN_MS));
+    let mut buckets: BTreeMap<i64, usize> =
+        present.flat_map(|bucket| [(bucket - 1, 0), (bucket, 0)]).collect();
     for (number, index) in buckets.values_mut().zip(1..) {
         *number = index;
     }
