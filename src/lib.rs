@@ -1,5 +1,6 @@
 //! Bundlehook brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
 
+pub mod flow;
 pub mod model;
 pub mod wire;
 
@@ -7,5 +8,9 @@ pub mod wire;
 pub mod config;
 #[cfg(feature = "io")]
 pub mod io;
+#[cfg(feature = "io")]
+pub mod ops;
+#[cfg(feature = "io")]
+pub mod roles;
 #[cfg(feature = "io")]
 pub mod tools;

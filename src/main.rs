@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use bundlehook::{
     config::{self, Command, Exit},
+    ops::{logging, shutdown},
+    roles::{Roles, dev},
     tools,
 };
 
@@ -12,6 +14,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(exit) => return leave(&exit),
     };
+    logging::start(&cli.log);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
@@ -23,28 +26,17 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
     match command {
+        Command::Aggregate(command) => Roles::from(command).run(stop).await,
+        Command::Deliver(command) => Roles::from(command).run(stop).await,
+        Command::All(command) => Roles::from(command).run(stop).await,
+        Command::Dev(command) => dev::run(command, stop).await,
         Command::Topics(command) => tools::topics::run(command.kafka, command.topics).await,
         Command::Produce(command) => {
-            tools::produce::run(command.kafka, command.produce, asked_to_stop()).await
+            tools::produce::run(command.kafka, command.produce, stop.cancelled_owned()).await
         }
-        Command::Receive(command) => tools::receive::run(command.receive, asked_to_stop()).await,
-        _ => anyhow::bail!("this role is not there yet"),
-    }
-}
-
-/// Resolves with SIGINT (Ctrl-C) or SIGTERM.
-async fn asked_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
+        Command::Receive(command) => tools::receive::run(command.receive, stop.cancelled_owned()).await,
     }
 }
 

@@ -10,7 +10,12 @@ pub struct KafkaSettings {
     #[arg(long = "kafka-brokers", env = "BUNDLEHOOK_KAFKA_BROKERS", value_parser = value::brokers)]
     pub brokers: String,
     /// Any librdkafka properties, `name=value` separated by commas; they win over Bundlehook's own.
-    #[arg(long = "kafka-properties", env = "BUNDLEHOOK_KAFKA_PROPERTIES", default_value = "", hide_env_values = true)]
+    #[arg(
+        long = "kafka-properties",
+        env = "BUNDLEHOOK_KAFKA_PROPERTIES",
+        default_value = "",
+        hide_env_values = true
+    )]
     properties: PropertyList,
     #[command(flatten)]
     pub topics: TopicSettings,

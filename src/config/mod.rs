@@ -23,7 +23,7 @@ pub use self::{
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::RedisSettings,
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
-    windows::WindowSettings,
+    windows::{StartFrom, WindowSettings},
 };
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits).
@@ -170,7 +170,8 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
     if let Some(value) = value.filter(|_| settings.iter().any(|setting| setting.is_hide_env_values_set())) {
         text = text.replace(&value, "'***'");
     }
-    let variables: Vec<_> = settings.iter().filter_map(|setting| setting.get_env()).map(OsStr::to_string_lossy).collect();
+    let variables: Vec<_> =
+        settings.iter().filter_map(|setting| setting.get_env()).map(OsStr::to_string_lossy).collect();
     match variables.as_slice() {
         [] => text,
         [one] => text + &format!("\nThe setting can also come from the environment variable {one}.\n"),
@@ -181,17 +182,22 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
 /// The settings that an error is about. The same flag may mean another setting in another subcommand.
 fn settings_of<'a>(error: &clap::Error, command: &'a clap::Command, args: &[OsString]) -> Vec<&'a clap::Arg> {
     let subcommand = args.iter().skip(1).find_map(|arg| command.find_subcommand(arg));
-    let arguments = || subcommand.into_iter().flat_map(clap::Command::get_arguments).chain(command.get_arguments());
+    let arguments =
+        || subcommand.into_iter().flat_map(clap::Command::get_arguments).chain(command.get_arguments());
     if error.kind() == ErrorKind::InvalidUtf8 {
         let is_text = |name: &OsStr| std::env::var_os(name).is_none_or(|value| value.to_str().is_some());
-        return arguments().filter(|argument| argument.get_env().is_some_and(|name| !is_text(name))).collect();
+        return arguments()
+            .filter(|argument| argument.get_env().is_some_and(|name| !is_text(name)))
+            .collect();
     }
     let named = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(one)) => std::slice::from_ref(one),
         Some(ContextValue::Strings(many)) => many,
         _ => &[],
     };
-    let flags = named.iter().flat_map(|usage| usage.split(['<', '>', '|', ' ']).filter_map(|word| word.strip_prefix("--")));
+    let flags = named
+        .iter()
+        .flat_map(|usage| usage.split(['<', '>', '|', ' ']).filter_map(|word| word.strip_prefix("--")));
     flags.filter_map(|flag| arguments().find(|argument| argument.get_long() == Some(flag))).collect()
 }
 
@@ -223,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_wrong_value_names_the_setting_the_value_and_what_is_expected() {
-        let exit = parse_line("bundlehook aggregate --kafka-brokers=x:1 --redis-url=redis://x --hour=abc").unwrap_err();
+        let exit = parse_line("bundlehook aggregate --kafka-brokers=x:1 --redis-url=redis://x --hour=abc")
+            .unwrap_err();
         assert_eq!(exit.code, EXIT_USAGE);
         for part in ["--hour", "'abc'", "expected a duration", "BUNDLEHOOK_HOUR"] {
             assert!(exit.text.contains(part), "{part} in {}", exit.text);

@@ -71,7 +71,4 @@ pub struct DevSettings {
     /// Webhook settings to begin with, one JSON object a line.
     #[arg(long, env = "BUNDLEHOOK_DEV_SETTINGS")]
     pub settings: Option<PathBuf>,
-    /// Message events to publish once everything runs, one a line.
-    #[arg(long, env = "BUNDLEHOOK_DEV_FILE")]
-    pub file: Option<PathBuf>,
 }

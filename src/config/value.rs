@@ -1,6 +1,8 @@
 //! Parsers of single values. Their errors say what is expected.
 
-use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap, fmt::Display, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration,
+};
 
 use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
@@ -21,7 +23,8 @@ pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|_| "expected a duration such as `10s` or `7d`, or `0`".to_owned())
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration such as `10s` or `7d`, or `0`".to_owned())
 }
 
 /// The length of an hour: whole milliseconds, so that every window bound is one.
@@ -66,7 +69,9 @@ fn known_to_librdkafka(properties: &BTreeMap<String, String>) -> Result<(), Stri
 }
 
 /// A whole number within a range.
-pub fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+pub fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
 {
@@ -89,7 +94,8 @@ pub fn switch(text: &str) -> Result<bool, String> {
 
 /// An address to listen on.
 pub fn socket_addr(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "expected an IP address and a port, such as `127.0.0.1:9000` or `[::1]:0`".to_owned())
+    text.parse()
+        .map_err(|_| "expected an IP address and a port, such as `127.0.0.1:9000` or `[::1]:0`".to_owned())
 }
 
 /// What to log.
@@ -109,7 +115,8 @@ pub fn allowed_address(text: &str) -> Result<AllowedAddress, String> {
 pub fn redis_url(text: &str) -> Result<Url, String> {
     let schemes = ["redis", "rediss", "unix", "redis+unix"];
     Url::parse(text).ok().filter(|url| schemes.contains(&url.scheme())).ok_or_else(|| {
-        "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`".to_owned()
+        "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`"
+            .to_owned()
     })
 }
 
@@ -120,7 +127,8 @@ pub fn brokers(text: &str) -> Result<String, String> {
         (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(())
     };
     let all: Option<()> = text.split(',').map(sound).collect();
-    all.map(|()| text.to_owned()).ok_or_else(|| "expected `host:port`, several separated by commas".to_owned())
+    all.map(|()| text.to_owned())
+        .ok_or_else(|| "expected `host:port`, several separated by commas".to_owned())
 }
 
 /// A prefix that gives valid names of topics.

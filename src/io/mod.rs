@@ -4,3 +4,5 @@ pub mod clock;
 pub mod http;
 pub mod kafka;
 pub mod redis;
+
+pub use self::redis::{Redis, StoreError};

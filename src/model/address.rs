@@ -29,7 +29,7 @@ const SPECIAL_V4: [&str; 17] = [
     "224.0.0.0/3",
 ];
 
-/// The part of 2000::/3, the only global unicast space, that IANA's IPv6 special-purpose registry takes out:
+/// The part of `2000::/3`, the only global unicast space, that IANA's IPv6 special-purpose registry takes out:
 /// protocol assignments (Teredo, ORCHID …), documentation and 6to4.
 const SPECIAL_V6: [&str; 5] = ["2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"];
 
@@ -46,7 +46,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !within(&SPECIAL_V4, address.into())
 }
 
-/// Mapped, compatible, translated and NAT64 addresses lie outside 2000::/3 and so are refused whole; ISATAP ones
+/// Mapped, compatible, translated and NAT64 addresses lie outside `2000::/3` and so are refused whole; ISATAP ones
 /// carry `0:5efe` in their interface identifier.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
@@ -74,7 +74,9 @@ impl AllowedAddress {
 
 /// A text that is no allowed address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected an address or CIDR with an optional port, like `10.1.0.0/16`, `127.0.0.1:9000` or `[fd00::/8]:443`")]
+#[error(
+    "expected an address or CIDR with an optional port, like `10.1.0.0/16`, `127.0.0.1:9000` or `[fd00::/8]:443`"
+)]
 pub struct AllowedAddressError;
 
 impl FromStr for AllowedAddress {
@@ -83,14 +85,18 @@ impl FromStr for AllowedAddress {
         let (network, port) = match text.strip_prefix('[').and_then(|rest| rest.rsplit_once(']')) {
             Some((network, "")) => (network, None),
             Some((network, port)) => (network, Some(port.strip_prefix(':').ok_or(AllowedAddressError)?)),
-            None if text.matches(':').count() == 1 => {
-                text.split_once(':').map(|(network, port)| (network, Some(port))).ok_or(AllowedAddressError)?
-            }
+            None if text.matches(':').count() == 1 => text
+                .split_once(':')
+                .map(|(network, port)| (network, Some(port)))
+                .ok_or(AllowedAddressError)?,
             None => (text, None),
         };
         let network = network.parse::<IpNet>().or_else(|_| network.parse::<IpAddr>().map(IpNet::from));
         let port = port.map(str::parse::<u16>).transpose();
-        Ok(Self { network: network.map_err(|_| AllowedAddressError)?, port: port.map_err(|_| AllowedAddressError)? })
+        Ok(Self {
+            network: network.map_err(|_| AllowedAddressError)?,
+            port: port.map_err(|_| AllowedAddressError)?,
+        })
     }
 }
 
@@ -125,10 +131,28 @@ mod tests {
     #[test]
     fn special_purpose_addresses_are_not_public() {
         for address in [
-            "127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-            "224.0.0.1", "255.255.255.255", "198.18.0.1", "::1", "::", "fe80::1", "fd00::1", "ff02::1",
-            "::ffff:8.8.8.8", "64:ff9b::808:808", "2001:db8::1", "2002:7f00:1::1", "2001::1",
-            "2a00:1450::5efe:7f00:1", "::127.0.0.1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+            "2001:db8::1",
+            "2002:7f00:1::1",
+            "2001::1",
+            "2a00:1450::5efe:7f00:1",
+            "::127.0.0.1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
@@ -136,7 +160,9 @@ mod tests {
 
     #[test]
     fn public_addresses_are_public() {
-        for address in ["8.8.8.8", "1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450:4001::200e"] {
+        for address in
+            ["8.8.8.8", "1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450:4001::200e"]
+        {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }

@@ -43,7 +43,8 @@ pub fn link<'a>(permalink: Option<&'a str>, chat_url: &'a str) -> Option<&'a str
 
 fn is_http(link: &str) -> bool {
     let starts = |scheme: &str| {
-        link.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)) && link.len() > scheme.len()
+        link.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+            && link.len() > scheme.len()
     };
     starts("http://") || starts("https://")
 }
@@ -90,7 +91,9 @@ mod tests {
             match node.value() {
                 Node::Text(text) => shown.push_str(text),
                 Node::Element(element) if element.name() == "br" => shown.push('\n'),
-                Node::Element(element) => assert!(["html", "body", "a"].contains(&element.name()), "{}", element.name()),
+                Node::Element(element) => {
+                    assert!(["html", "body", "a"].contains(&element.name()), "{}", element.name())
+                }
                 _ => {}
             }
         }
@@ -99,7 +102,11 @@ mod tests {
 
     /// What should be shown of a text: CRLF, CR and LF are line ends, other controls are gone.
     fn plain(text: &str) -> String {
-        text.replace("\r\n", "\n").replace('\r', "\n").chars().filter(|c| *c == '\n' || !c.is_control()).collect()
+        text.replace("\r\n", "\n")
+            .replace('\r', "\n")
+            .chars()
+            .filter(|c| *c == '\n' || !c.is_control())
+            .collect()
     }
 
     #[test]
@@ -109,7 +116,10 @@ mod tests {
 
     #[test]
     fn each_line_end_is_one_break() {
-        assert_eq!(note("A", "1\r\n2\r3\n4\n\r5", None), "from A on 2021-02-24 16:25: 1<br/>2<br/>3<br/>4<br/><br/>5");
+        assert_eq!(
+            note("A", "1\r\n2\r3\n4\n\r5", None),
+            "from A on 2021-02-24 16:25: 1<br/>2<br/>3<br/>4<br/><br/>5"
+        );
     }
 
     #[test]

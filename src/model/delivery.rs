@@ -94,7 +94,12 @@ pub const REFUSALS: u32 = 3;
 ///
 /// `refusals` counts the attempts of this delivery, this one included, that the endpoint itself refused.
 #[must_use]
-pub fn settlement(outcome: Outcome, status: Option<StatusCode>, rule: SuccessRule, refusals: u32) -> Settlement {
+pub fn settlement(
+    outcome: Outcome,
+    status: Option<StatusCode>,
+    rule: SuccessRule,
+    refusals: u32,
+) -> Settlement {
     let taken = rule == SuccessRule::Only200 && status.is_some_and(|status| status.is_success());
     match outcome {
         Outcome::Delivered => Settlement::Delivered,

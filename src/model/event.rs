@@ -20,7 +20,7 @@ pub struct Event<'a> {
     pub message: Message<'a>,
 }
 
-/// The WhatsApp account, with the fields and the order of the POST body.
+/// The `WhatsApp` account, with the fields and the order of the POST body.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Account<'a> {
     /// The teammate who connected the account.

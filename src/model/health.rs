@@ -141,7 +141,7 @@ pub struct Ended<'a> {
     /// When it ended.
     pub at: Millis,
     /// The pause that would follow if this is the n-th consecutive failure.
-    pub pause: &'a dyn Fn(u32) -> std::time::Duration,
+    pub pause: &'a (dyn Fn(u32) -> std::time::Duration + Send + Sync),
 }
 
 /// What an attempt meant for its webhook.
@@ -196,7 +196,7 @@ impl Health {
             return self;
         }
         let Self { number, outbox, warned_at, .. } = self;
-        Self { number, outbox, warned_at, ..Self::new(activation) }
+        Self { number, warned_at, outbox, ..Self::new(activation) }
     }
 
     /// Asks for an attempt. For [`Permission::Probe`] the health now holds the lease and must be stored first.
@@ -360,7 +360,8 @@ mod tests {
             fail(&mut health, n);
         }
         let Circuit::Tripped { next_at, .. } = health.circuit else { panic!() };
-        let Permission::Probe(token) = health.permit(Uuid::from_u128(10), next_at, Duration::from_secs(15)) else {
+        let Permission::Probe(token) = health.permit(Uuid::from_u128(10), next_at, Duration::from_secs(15))
+        else {
             panic!()
         };
         let verdict = health.take(&webhook(), &ended(10, Some(token), None, next_at.0));
@@ -414,7 +415,10 @@ mod tests {
         assert_eq!(health.permit(Uuid::from_u128(2), Millis(1001), lease), Permission::Wait(Millis(16_000)));
         let second = Uuid::from_u128(2);
         assert_eq!(health.permit(second, Millis(16_000), lease), Permission::Probe(second));
-        assert!(!health.take(&webhook(), &ended(2, Some(first), Some("x"), 16_001)).counted, "its lease is over");
+        assert!(
+            !health.take(&webhook(), &ended(2, Some(first), Some("x"), 16_001)).counted,
+            "its lease is over"
+        );
     }
 
     #[test]

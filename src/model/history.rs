@@ -118,9 +118,14 @@ impl WebhookHistory {
         self.changes.push(change);
     }
 
+    /// What arrived before the owner switched it off, deleted it or gave it to another workspace is dropped.
     fn owner_dropped(&self, arrived: Millis) -> bool {
-        let switched_off = self.changes.iter().rev().find(|change| !change.is_on());
-        switched_off.is_some_and(|change| arrived < change.counts_from) || self.cut.is_some_and(|cut| arrived < cut)
+        let workspace = self.at(arrived).map(|webhook| &webhook.workspace_id);
+        let later = self.changes.iter().rev().take_while(|change| change.counts_from > arrived);
+        let ends = |change: &Change| {
+            !change.is_on() || change.settings.as_ref().map(|webhook| &webhook.workspace_id) != workspace
+        };
+        later.into_iter().any(ends) || self.cut.is_some_and(|cut| arrived < cut)
     }
 }
 
@@ -289,12 +294,29 @@ mod tests {
     }
 
     #[test]
+    fn what_arrived_before_a_webhook_moved_to_another_workspace_is_dropped() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        let moved = Webhook {
+            workspace_id: WorkspaceId::parse("ws-b").unwrap(),
+            fingerprint: 1,
+            ..settings("1h", true)
+        };
+        directory.change(place(60), &id(), Some(moved));
+        assert!(directory.owner_dropped(&id(), at(50)));
+        assert!(!directory.owner_dropped(&id(), at(65)));
+    }
+
+    #[test]
     fn publishing_the_same_again_or_editing_does_not_touch_the_activation() {
         let mut directory = Directory::default();
         directory.change(place(10), &id(), Some(settings("1h", true)));
         directory.change(place(20), &id(), Some(settings("1h", true)));
         directory.change(place(30), &id(), Some(settings("6h", true)));
-        assert_eq!(directory.current(&id()).unwrap().activation, Activation { at: 10_000, topic: 0, offset: 10 });
+        assert_eq!(
+            directory.current(&id()).unwrap().activation,
+            Activation { at: 10_000, topic: 0, offset: 10 }
+        );
         directory.change(place(40), &id(), Some(settings("6h", false)));
         directory.change(place(50), &id(), Some(settings("6h", true)));
         assert_eq!(directory.current(&id()).unwrap().activation.offset, 50);

@@ -5,6 +5,8 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{ids::WebhookId, time::Millis, window::Granularity};
 
 /// Where a record stands in its stream.
@@ -48,7 +50,8 @@ pub struct ClosingPosition {
 }
 
 /// A window in the order of closing; all its webhooks share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "(Millis, i64, Granularity)", into = "(Millis, i64, Granularity)")]
 pub struct ClosedWindow {
     /// End of the window.
     pub boundary: Millis,
@@ -56,6 +59,18 @@ pub struct ClosedWindow {
     pub first_offset: i64,
     /// A message can open one window of each granularity.
     pub granularity: Granularity,
+}
+
+impl From<(Millis, i64, Granularity)> for ClosedWindow {
+    fn from((boundary, first_offset, granularity): (Millis, i64, Granularity)) -> Self {
+        Self { boundary, first_offset, granularity }
+    }
+}
+
+impl From<ClosedWindow> for (Millis, i64, Granularity) {
+    fn from(window: ClosedWindow) -> Self {
+        (window.boundary, window.first_offset, window.granularity)
+    }
 }
 
 impl Position {

@@ -1,6 +1,6 @@
 //! Points in time, and the texts they are read from and written as.
 
-use std::{fmt, ops::Add, time::Duration};
+use std::{borrow::Cow, fmt, ops::Add, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -70,23 +70,36 @@ pub fn span_millis(span: Duration) -> i64 {
 #[error("expected a timestamp like `2021-02-24T16:25:29+0000`, RFC 3339 or `2024-01-08 10:35:18 +0200`")]
 pub struct TimestampError;
 
-/// The forms besides RFC 3339 that the spec accepts.
-const FORMS: [&str; 2] = ["%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%d %H:%M:%S%.f %z"];
-
 /// Reads a message's timestamp in any of the spec's forms; fractions of a second are kept for order.
 ///
 /// # Errors
 /// [`TimestampError`] for any other form, a date that does not exist, or a year outside 0 to 9999.
 pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>, TimestampError> {
-    let parsed = DateTime::parse_from_rfc3339(text)
-        .or_else(|_| DateTime::parse_from_str(text, FORMS[0]))
-        .or_else(|_| DateTime::parse_from_str(text, FORMS[1]))
-        .map_err(|_| TimestampError)?;
-    let utc = parsed.to_utc();
+    let parsed = DateTime::parse_from_rfc3339(&as_rfc3339(text)).map_err(|_| TimestampError)?;
+    // A leap second is kept as more than a second's worth of nanoseconds; it counts as the next second.
+    let nanos = parsed.timestamp_subsec_nanos();
+    let seconds = parsed.timestamp() + i64::from(nanos / NANOS_PER_SECOND);
     // A year of four digits only, so that what is written has the documented width.
-    let in_range = (MIN_SECONDS..=MAX_SECONDS).contains(&utc.timestamp());
-    in_range.then_some(utc).ok_or(TimestampError)
+    let in_range = (MIN_SECONDS..=MAX_SECONDS).contains(&seconds);
+    let utc = DateTime::from_timestamp(seconds, nanos % NANOS_PER_SECOND);
+    utc.filter(|_| in_range).ok_or(TimestampError)
 }
+
+/// The other two forms differ from RFC 3339 in a colon in the zone, and one in a space before it.
+fn as_rfc3339(text: &str) -> Cow<'_, str> {
+    let Some((rest, zone)) = text.split_at_checked(text.len().saturating_sub(5)) else {
+        return text.into();
+    };
+    let is_zone = zone.starts_with(['+', '-']) && zone[1..].bytes().all(|byte| byte.is_ascii_digit());
+    let separator = rest.as_bytes().get(10);
+    match (separator, rest.strip_suffix(' ')) {
+        (Some(b'T'), None) if is_zone => format!("{rest}{}:{}", &zone[..3], &zone[3..]).into(),
+        (Some(b' '), Some(rest)) if is_zone => format!("{rest}{}:{}", &zone[..3], &zone[3..]).into(),
+        _ => text.into(),
+    }
+}
+
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// 0000-01-01T00:00:00Z and 9999-12-31T23:59:59Z in Unix seconds.
 const MIN_SECONDS: i64 = -62_167_219_200;
@@ -119,9 +132,25 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        for text in ["", "yesterday", "2021-02-24", "2021-02-30T00:00:00Z", "2021-02-24T16:27:00", "1614183900"] {
+        for text in [
+            "",
+            "yesterday",
+            "2021-02-24",
+            "2021-02-30T00:00:00Z",
+            "2021-02-24T16:27:00",
+            "1614183900",
+            "2021-2-24T16:27:00Z",
+            "2021-02-24 16:27:00 +02:00",
+            "2021-02-24T16:27:00 +0200",
+            "+2021-02-24T16:27:00Z",
+        ] {
             assert_eq!(parse_timestamp(text), Err(TimestampError), "{text}");
         }
+    }
+
+    #[test]
+    fn a_leap_second_is_the_next_second() {
+        assert_eq!(parse_timestamp("2016-12-31T23:59:60.5Z"), parse_timestamp("2017-01-01T00:00:00.5+0000"));
     }
 
     #[test]

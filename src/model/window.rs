@@ -236,14 +236,16 @@ mod tests {
 
     #[test]
     fn a_message_within_the_grace_joins_the_window_that_just_ended() {
-        let effective = effective_time(Millis(10 * HOUR - 1).to_utc(), Millis(10 * HOUR + 59_999), None, &rule());
+        let effective =
+            effective_time(Millis(10 * HOUR - 1).to_utc(), Millis(10 * HOUR + 59_999), None, &rule());
         assert_eq!(rule().window(Granularity::OneHour, effective).end, Millis(10 * HOUR));
     }
 
     #[test]
     fn nothing_joins_a_window_that_is_closed() {
         let closed = Some(Millis(10 * HOUR));
-        let effective = effective_time(Millis(10 * HOUR - 1).to_utc(), Millis(10 * HOUR + 10), closed, &rule());
+        let effective =
+            effective_time(Millis(10 * HOUR - 1).to_utc(), Millis(10 * HOUR + 10), closed, &rule());
         assert_eq!(effective, Millis(10 * HOUR));
     }
 

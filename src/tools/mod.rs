@@ -30,10 +30,6 @@ async fn on_thread<T: Send + 'static>(
         // Nobody waits any more if this fails.
         let _ = sender.send(work());
     };
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .context("failed to start a thread")?;
-    done.await
-        .with_context(|| format!("the thread `{name}` ended early"))?
+    thread::Builder::new().name(name.to_owned()).spawn(run).context("failed to start a thread")?;
+    done.await.with_context(|| format!("the thread `{name}` ended early"))?
 }

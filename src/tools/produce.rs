@@ -55,13 +55,7 @@ pub async fn run(
         () = &mut shutdown => bail!("stopped; nothing was published"),
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let job = Job {
-        kind,
-        topic: topic.clone(),
-        count,
-        rate: settings.rate,
-        stop: stop.clone(),
-    };
+    let job = Job { kind, topic: topic.clone(), count, rate: settings.rate, stop: stop.clone() };
     let publishing = on_thread("publish", move || publish(&kafka, &job, input));
     tokio::pin!(publishing);
     let summary = tokio::select! {
@@ -105,18 +99,13 @@ async fn require(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<()> {
 }
 
 fn report(kind: Kind, topic: &str, count: u64, summary: &Summary) -> anyhow::Result<()> {
-    let Summary {
-        acknowledged, took, ..
-    } = summary;
+    let Summary { acknowledged, took, .. } = summary;
     if *acknowledged < count {
         let what = kind.name(count);
         bail!("stopped; {acknowledged} of {count} {what} were published to {topic}");
     }
     let what = kind.name(count);
-    say(&format!(
-        "published {count} {what} to {topic} in {:.1} s",
-        took.as_secs_f64()
-    ))
+    say(&format!("published {count} {what} to {topic} in {:.1} s", took.as_secs_f64()))
 }
 
 /// The last record has its timestamp by now, so what is left of the span is at most all of it, whatever the clocks.

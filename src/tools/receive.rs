@@ -56,11 +56,7 @@ pub async fn run(settings: ReceiveSettings, shutdown: impl Future<Output = ()>) 
     let status = StatusCode::from_u16(settings.status).context("the status is no HTTP status")?;
     say(&format!("listening on http://{}/", listener.local_addr()?))?;
 
-    let receiver = Arc::new(Receiver {
-        status,
-        delay: settings.delay,
-        recorder,
-    });
+    let receiver = Arc::new(Receiver { status, delay: settings.delay, recorder });
     let stop = CancellationToken::new();
     let server = serve(listener, receiver.clone(), stop.clone());
     tokio::pin!(server);
@@ -73,10 +69,7 @@ pub async fn run(settings: ReceiveSettings, shutdown: impl Future<Output = ()>) 
     // Whoever still waits for an answer then has been recorded all the same.
     let _ = tokio::time::timeout(DRAIN, server).await;
     let count = receiver.recorder.count();
-    say(&format!(
-        "received {count} request{}",
-        if count == 1 { "" } else { "s" }
-    ))
+    say(&format!("received {count} request{}", if count == 1 { "" } else { "s" }))
 }
 
 async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -97,9 +90,7 @@ async fn serve(listener: TcpListener, receiver: Arc<Receiver>, stop: Cancellatio
     let listener = listener.tap_io(|connection| {
         let _ = connection.set_nodelay(true);
     });
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 /// Takes one request. It is recorded before it is answered, so who got an answer is in the file.

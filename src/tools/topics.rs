@@ -34,26 +34,16 @@ pub async fn run(kafka: KafkaSettings, settings: TopicsSettings) -> anyhow::Resu
         say(&format!("\n{}", table(&differences(&findings))))?;
     }
 
-    say(&format!(
-        "\nTo put it right:\n  {}",
-        topics::remedies(&findings, &kafka.brokers).join("\n  ")
-    ))?;
+    say(&format!("\nTo put it right:\n  {}", topics::remedies(&findings, &kafka.brokers).join("\n  ")))?;
     bail!("{}", summary(&findings))
 }
 
 /// A row a topic.
 fn overview(report: &Report, created: &[String]) -> Vec<Vec<String>> {
     let row = |topic: &TopicReport| {
-        let partitions = topic
-            .partitions
-            .map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let partitions = topic.partitions.map_or_else(|| "-".to_owned(), |count| count.to_string());
         let state = match topic.findings.as_slice() {
-            [
-                Finding {
-                    fault: Fault::Missing,
-                    ..
-                },
-            ] => "missing",
+            [Finding { fault: Fault::Missing, .. }] => "missing",
             [_, ..] => "differs",
             [] if created.contains(&topic.name) => "created",
             [] => "ok",
@@ -61,9 +51,7 @@ fn overview(report: &Report, created: &[String]) -> Vec<Vec<String>> {
         vec![topic.name.clone(), partitions, state.to_owned()]
     };
     let head = ["TOPIC", "PARTITIONS", "STATE"].map(str::to_owned).into();
-    std::iter::once(head)
-        .chain(report.topics.iter().map(row))
-        .collect()
+    std::iter::once(head).chain(report.topics.iter().map(row)).collect()
 }
 
 /// A row a difference.
@@ -73,26 +61,15 @@ fn differences(findings: &[Finding]) -> Vec<Vec<String>> {
         vec![finding.topic.clone(), what, has, expected]
     };
     let differing = findings.iter().filter(|finding| finding.fault != Fault::Missing);
-    let head = ["TOPIC", "SETTING", "HAS", "SHOULD HAVE"]
-        .map(str::to_owned)
-        .into();
+    let head = ["TOPIC", "SETTING", "HAS", "SHOULD HAVE"].map(str::to_owned).into();
     std::iter::once(head).chain(differing.map(row)).collect()
 }
 
 fn summary(findings: &[Finding]) -> String {
-    let missing = findings
-        .iter()
-        .filter(|finding| finding.fault == Fault::Missing)
-        .count();
+    let missing = findings.iter().filter(|finding| finding.fault == Fault::Missing).count();
     let differing = findings.len() - missing;
-    let topics = format!(
-        "{missing} topic{} missing",
-        if missing == 1 { " is" } else { "s are" }
-    );
-    let settings = format!(
-        "{differing} setting{}",
-        if differing == 1 { " differs" } else { "s differ" }
-    );
+    let topics = format!("{missing} topic{} missing", if missing == 1 { " is" } else { "s are" });
+    let settings = format!("{differing} setting{}", if differing == 1 { " differs" } else { "s differ" });
     match (missing, differing) {
         (_, 0) => topics,
         (0, _) => settings,
@@ -103,20 +80,11 @@ fn summary(findings: &[Finding]) -> String {
 /// Rows with their columns aligned.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-    };
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| width(column).unwrap_or_default())
-        .collect();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
     let line = |row: &Vec<String>| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{
-    ids::{BundleId, ChatId, WebhookId, WorkspaceId},
     delivery::Outcome,
+    ids::{BundleId, ChatId, WebhookId, WorkspaceId},
     window::Granularity,
 };
 

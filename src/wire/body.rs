@@ -63,9 +63,10 @@ mod tests {
             serde_json::from_str(include_str!("../../tests/examples/message.json")).unwrap();
         let body = single(&event);
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), expected);
-        let order: Vec<_> = ["whatsapp_account", "\"chat\"", "\"message\"", "direction", "message_id", "sender"]
-            .map(|name| std::str::from_utf8(&body).unwrap().find(name).unwrap())
-            .into();
+        let order: Vec<_> =
+            ["whatsapp_account", "\"chat\"", "\"message\"", "direction", "message_id", "sender"]
+                .map(|name| std::str::from_utf8(&body).unwrap().find(name).unwrap())
+                .into();
         assert!(order.is_sorted());
     }
 }

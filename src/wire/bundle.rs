@@ -72,7 +72,8 @@ pub enum BundleError {
 /// # Errors
 /// [`BundleError`] that names the header.
 pub fn decode<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<BundleHead, BundleError> {
-    let headers = Reader(headers.filter_map(|(name, value)| Some((name, std::str::from_utf8(value).ok()?))).collect());
+    let headers =
+        Reader(headers.filter_map(|(name, value)| Some((name, std::str::from_utf8(value).ok()?))).collect());
     let version = headers.text("bundlehook-version")?;
     if version != VERSION {
         return Err(invalid("bundlehook-version", version, "1, the only version that this release knows"));

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
 use super::{
     poison::Poison,
-    text::{IdText, Object, Text},
+    text::{IdText, Object, Text, read_object},
 };
 use crate::model::{
     event::{Account, Chat, Direction, Event, Message, Party, Skip},
@@ -49,14 +50,8 @@ fn explain(text: &str) -> Result<Decoded<'_>, Poison> {
     if let Some(skip) = only_skip.ok().and_then(|only| only.0.message.0.skip()) {
         return Ok(Decoded::Skip(skip));
     }
-    let parsed: Result<Object<RawEvent<'_>>, _> = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text));
-    Err(match parsed {
-        Err(error) => Poison::json(error),
-        Ok(_) => {
-            let detail = "the value is not JSON: there is more after its end".to_owned();
-            Poison { reason: super::PoisonReason::InvalidJson, detail }
-        }
-    })
+    let event: RawEvent<'_> = read_object(text)?;
+    event.into_event().map(|event| Decoded::Event(Box::new(event)))
 }
 
 #[derive(Deserialize)]
@@ -70,12 +65,19 @@ struct SkipFields<'a> {
     #[serde(default)]
     attachments: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
-    text: Option<Text<'a>>,
+    text: Option<&'a RawValue>,
 }
 
 impl SkipFields<'_> {
+    /// Attachments decide whatever the text is; a text of the wrong type is no skip but a fault.
     fn skip(&self) -> Option<Skip> {
-        skip(self.attachments.as_ref(), self.text.as_ref())
+        let text: Option<Text<'_>> = match self.text {
+            Some(raw) => serde_json::from_str(raw.get()).ok(),
+            None => Some(Text("".into())),
+        };
+        let attachments = self.attachments.as_ref();
+        let not_a_text = text.is_none() && attachments.is_none_or(Vec::is_empty);
+        skip(attachments, text.as_ref()).filter(|_| !not_a_text)
     }
 }
 
@@ -157,7 +159,9 @@ struct RawParty<'a> {
     phone: Option<Option<Text<'a>>>,
 }
 
-fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Text<'a>>>, D::Error> {
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<Text<'a>>>, D::Error> {
     Option::<Text<'a>>::deserialize(deserializer).map(Some)
 }
 
@@ -226,7 +230,8 @@ impl<'a> RawMessage<'a> {
             "received" => Direction::Received,
             other => {
                 let shown: String = other.chars().take(20).collect();
-                let problem = format_args!("is `{}`, expected `sent` or `received`", shown.escape_debug()).to_string();
+                let problem =
+                    format_args!("is `{}`, expected `sent` or `received`", shown.escape_debug()).to_string();
                 return Err(Poison::invalid("message.direction", problem));
             }
         };
@@ -302,7 +307,9 @@ mod tests {
 
     #[test]
     fn null_phones_and_responsible_read_as_empty() {
-        for pointer in ["/chat/phone", "/chat/responsible_name", "/message/sender/phone", "/whatsapp_account/phone"] {
+        for pointer in
+            ["/chat/phone", "/chat/responsible_name", "/message/sender/phone", "/whatsapp_account/phone"]
+        {
             assert!(matches!(decode(Some(&with(pointer, Value::Null))), Ok(Decoded::Event(_))), "{pointer}");
         }
     }
@@ -310,7 +317,10 @@ mod tests {
     #[test]
     fn other_nulls_read_as_missing() {
         let (reason, detail) = poison(&with("/chat/full_name", Value::Null));
-        assert_eq!((reason, detail.as_str()), (PoisonReason::MissingField, "`chat.full_name` is missing or null"));
+        assert_eq!(
+            (reason, detail.as_str()),
+            (PoisonReason::MissingField, "`chat.full_name` is missing or null")
+        );
         assert!(poison(&with("/message/sender", json!(["a", "b"]))).1.contains("expected an object"));
         assert_eq!(poison(&with("/message/sender", Value::Null)).1, "`message.sender` is missing or null");
     }
@@ -340,11 +350,13 @@ mod tests {
             json!({"message": {"text": " \u{a0}\n"}}),
             json!({"message": {"text": null}, "chat": 5}),
             json!({"message": {}}),
+            json!({"message": {"attachments": [{}], "text": 5}}),
         ];
         for event in skipped {
             assert!(matches!(decode(Some(event.to_string().as_bytes())), Ok(Decoded::Skip(_))), "{event}");
         }
         assert!(decode(Some(b"{}")).is_err(), "no message at all");
+        assert!(decode(Some(br#"{"message": {"text": 5}}"#)).is_err(), "a text of the wrong type");
     }
 
     proptest! {

@@ -56,7 +56,8 @@ impl BoundaryTable {
     /// Notes that a boundary is closed before the record at an offset. One entry an offset: the highest boundary.
     pub fn close(&mut self, boundary: Millis, offset: i64) {
         match self.0.last_mut() {
-            Some(last) if last.1 == offset => last.0 = last.0.max(boundary),
+            Some(last) if last.0 >= boundary => {}
+            Some(last) if last.1 == offset => last.0 = boundary,
             _ => self.0.push((boundary, offset)),
         }
     }
@@ -82,7 +83,7 @@ pub struct DeliverMetadata {
     /// The accepted claim.
     pub token: Uuid,
     /// Kafka's id of the source topic that the positions count in.
-    topic: String,
+    topic: Option<String>,
     none: Option<String>,
     parts: Option<String>,
     closings: Option<String>,
@@ -93,7 +94,7 @@ pub struct DeliverMetadata {
 impl DeliverMetadata {
     /// The metadata for what was taken in below the committed offset.
     #[must_use]
-    pub fn new(token: Uuid, topic: String, highest: &Highest, attempts: i64) -> Self {
+    pub fn new(token: Uuid, topic: Option<String>, highest: &Highest, attempts: i64) -> Self {
         Self {
             v: VERSION,
             token,
@@ -109,7 +110,7 @@ impl DeliverMetadata {
     ///
     /// # Errors
     /// [`MetadataError`] if a position can't be read.
-    pub fn highest(&self) -> Result<(String, Highest), MetadataError> {
+    pub fn highest(&self) -> Result<(Option<String>, Highest), MetadataError> {
         fn parse<T: std::str::FromStr<Err = crate::model::position::PositionError>>(
             text: Option<&String>,
         ) -> Result<Option<T>, MetadataError> {
@@ -141,7 +142,9 @@ pub trait Metadata: Serialize + for<'de> Deserialize<'de> {
     fn encode(&self) -> Result<String, MetadataError> {
         let text = serde_json::to_string(self).map_err(|error| MetadataError(error.to_string()))?;
         match text.encode_utf16().count() {
-            units if units > MAX_UNITS => Err(MetadataError(format!("{units} units, expected at most {MAX_UNITS}"))),
+            units if units > MAX_UNITS => {
+                Err(MetadataError(format!("{units} units, expected at most {MAX_UNITS}")))
+            }
             _ => Ok(text),
         }
     }
@@ -178,10 +181,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{position::Position, window::{Granularity, WindowRule}};
+    use crate::model::{
+        position::Position,
+        window::{Granularity, WindowRule},
+    };
 
     fn metadata() -> AggregateMetadata {
-        let rule = WindowRule::new(Duration::from_hours(1), Duration::from_mins(1), Duration::from_hours(168));
+        let rule =
+            WindowRule::new(Duration::from_hours(1), Duration::from_mins(1), Duration::from_hours(168));
         AggregateMetadata::new("x".repeat(22), Uuid::from_u128(1), 5, WindowRules::single(rule))
     }
 
@@ -206,8 +213,11 @@ mod tests {
         for hour in 0..50 {
             metadata.boundaries.close(Millis(1_614_182_400_000 + hour * 3_600_000), i64::MAX / 2 + hour);
         }
-        metadata.closings =
-            Some(ClosedWindow { boundary: Millis(i64::MAX), first_offset: i64::MAX, granularity: Granularity::Day });
+        metadata.closings = Some(ClosedWindow {
+            boundary: Millis(i64::MAX),
+            first_offset: i64::MAX,
+            granularity: Granularity::Day,
+        });
         let text = metadata.encode().unwrap();
         assert!(text.len() < 3_000, "{}", text.len());
         assert_eq!(AggregateMetadata::decode(&text), Ok(metadata));
@@ -218,9 +228,9 @@ mod tests {
         let mut highest = Highest::default();
         highest.advance(&Position::parse("none", "5/wh").unwrap());
         highest.advance(&Position::parse("closings", "5/6/1h/wh").unwrap());
-        let metadata = DeliverMetadata::new(Uuid::nil(), "t".to_owned(), &highest, 17);
+        let metadata = DeliverMetadata::new(Uuid::nil(), Some("t".to_owned()), &highest, 17);
         let read = DeliverMetadata::decode(&metadata.encode().unwrap()).unwrap();
-        assert_eq!(read.highest().unwrap(), ("t".to_owned(), highest));
+        assert_eq!(read.highest().unwrap(), (Some("t".to_owned()), highest));
         assert_eq!(read.attempts, 17);
     }
 

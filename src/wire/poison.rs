@@ -80,7 +80,10 @@ impl Poison {
             let detail = format!("the value is {}", Redacted(&inner));
             return Self { reason: PoisonReason::InvalidField, detail };
         }
-        Self { reason: PoisonReason::InvalidJson, detail: format!("the value is not JSON: {}", Redacted(&inner)) }
+        Self {
+            reason: PoisonReason::InvalidJson,
+            detail: format!("the value is not JSON: {}", Redacted(&inner)),
+        }
     }
 }
 
@@ -90,7 +93,10 @@ struct Redacted<'a>(&'a serde_json::Error);
 impl fmt::Display for Redacted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();
-        let text = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: ")).unwrap_or(&text);
+        let text = text
+            .strip_prefix("invalid type: ")
+            .or_else(|| text.strip_prefix("invalid value: "))
+            .unwrap_or(&text);
         match (text.find('"'), text.rfind('"')) {
             (Some(first), Some(last)) if first < last => {
                 write!(f, "{}…{}", &text[..=first], &text[last..])

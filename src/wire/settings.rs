@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     poison::{Poison, PoisonReason},
-    text::Object,
+    text::{Object, read_object},
 };
 use crate::model::{
     ids::{WebhookId, WorkspaceId},
@@ -33,12 +33,12 @@ struct RawSettings {
     label: Option<String>,
     url: String,
     enabled: Option<bool>,
-    granularity: Option<Granularity>,
-    success: Option<SuccessRule>,
+    granularity: Option<String>,
+    success: Option<String>,
     max_per_second: Option<u16>,
     secrets: Option<Vec<SecretText>>,
     headers: Option<BTreeMap<String, SecretText>>,
-    owner: Owner,
+    owner: Object<Owner>,
     version: Option<u64>,
 }
 
@@ -53,9 +53,9 @@ struct SecretText(String);
 /// [`Poison`] that names the field, the value unless it is secret, and what is expected.
 pub fn decode(value: &[u8]) -> Result<Webhook, Poison> {
     let text = std::str::from_utf8(value).map_err(Poison::utf8)?;
-    let Object(raw): Object<RawSettings> =
-        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(Poison::json)?;
-    raw.into_webhook(text).map_err(|detail| Poison { reason: PoisonReason::InvalidSettings, detail })
+    let invalid = |detail| Poison { reason: PoisonReason::InvalidSettings, detail };
+    let raw: RawSettings = read_object(text).map_err(|poison| invalid(poison.detail))?;
+    raw.into_webhook(text).map_err(invalid)
 }
 
 impl RawSettings {
@@ -70,12 +70,12 @@ impl RawSettings {
             label: label.unwrap_or_else(|| url.host_str().unwrap_or_default().to_owned()),
             url,
             enabled: self.enabled.unwrap_or(true),
-            granularity: self.granularity.unwrap_or_default(),
-            success: self.success.unwrap_or_default(),
+            granularity: parse_granularity(self.granularity.as_deref())?,
+            success: parse_success(self.success.as_deref())?,
             max_per_second: parse_rate(self.max_per_second)?,
             secrets: parse_secrets(self.secrets.unwrap_or_default())?,
             headers: parse_headers(self.headers.unwrap_or_default())?,
-            owner: self.owner,
+            owner: self.owner.0,
             version: self.version.unwrap_or(1),
             fingerprint: hasher.finish(),
         })
@@ -89,9 +89,23 @@ fn parse_url(text: &str) -> Result<Url, String> {
         return Err(format!("`url` has the scheme `{}`, {expected}", url.scheme()));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("`url` holds a user name or password, expected them in the header `authorization`".to_owned());
+        return Err(
+            "`url` holds a user name or password, expected them in the header `authorization`".to_owned()
+        );
     }
     Ok(url)
+}
+
+fn parse_granularity(text: Option<&str>) -> Result<Granularity, String> {
+    text.unwrap_or("none").parse().map_err(|error| format!("`granularity`: {error}"))
+}
+
+fn parse_success(text: Option<&str>) -> Result<SuccessRule, String> {
+    match text {
+        None | Some("200") => Ok(SuccessRule::Only200),
+        Some("2xx") => Ok(SuccessRule::Any2xx),
+        Some(other) => Err(format!("`success` is `{other}`, expected `200` or `2xx`")),
+    }
 }
 
 fn parse_rate(rate: Option<u16>) -> Result<Option<u16>, String> {
@@ -109,7 +123,8 @@ fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> 
     }
     let check = |(index, SecretText(secret)): (usize, SecretText)| {
         let usable = secret.starts_with("whsec_") && standardwebhooks::Webhook::new(&secret).is_ok();
-        let problem = || format!("`secrets[{index}]` is not a Standard Webhooks secret, expected `whsec_` and base64");
+        let problem =
+            || format!("`secrets[{index}]` is not a Standard Webhooks secret, expected `whsec_` and base64");
         usable.then(|| SecretString::from(secret)).ok_or_else(problem)
     };
     secrets.into_iter().enumerate().map(check).collect()
@@ -120,7 +135,9 @@ fn parse_headers(headers: BTreeMap<String, SecretText>) -> Result<Vec<(HeaderNam
         let parsed: HeaderName =
             name.parse().map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
         if is_reserved_header(&parsed) {
-            return Err(format!("`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"));
+            return Err(format!(
+                "`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"
+            ));
         }
         let mut value: HeaderValue =
             value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
@@ -159,10 +176,14 @@ mod tests {
     #[test]
     fn bad_values_are_named_with_what_is_expected() {
         let bad = [
-            ("url", json!("ftp://x/"), "`url` has the scheme `ftp`, expected an absolute `http` or `https` URL"),
+            (
+                "url",
+                json!("ftp://x/"),
+                "`url` has the scheme `ftp`, expected an absolute `http` or `https` URL",
+            ),
             ("url", json!("/relative"), "relative URL without a base"),
             ("url", json!("https://a:b@c/"), "expected them in the header `authorization`"),
-            ("granularity", json!("2h"), "`granularity` is unknown variant `2h`, expected one of"),
+            ("granularity", json!("2h"), "`granularity`: `2h` is not a granularity, expected `none`, `1h`"),
             ("max_per_second", json!(0), "`max_per_second` is `0`, expected null or 1 to 1000"),
             ("secrets", json!(["topsecret"]), "`secrets[0]` is not a Standard Webhooks secret"),
             ("secrets", json!(["whsec_YQ==", "whsec_YQ==", "whsec_YQ=="]), "expected at most 2"),
@@ -171,6 +192,8 @@ mod tests {
             ("headers", json!({"x": "topsecret\n"}), "`headers.x` has a value with control characters"),
             ("webhook_id", json!(""), "`webhook_id` is empty"),
             ("owner", json!({"full_name": "A"}), "missing field `email`"),
+            ("owner", json!(["A", "a@x.example"]), "expected an object"),
+            ("success", json!("any"), "`success` is `any`, expected `200` or `2xx`"),
         ];
         for (field, value, expected) in bad {
             let error = with(field, value.clone()).unwrap_err();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{poison::Poison, settings, text::Object};
+use super::{poison::Poison, settings, text::read_object};
 use crate::model::{
     health::Notice,
     history::{Disabled, HOLD, State},
@@ -82,8 +82,7 @@ fn encode(webhook: &Webhook, kind: &'static str, at: Millis, state: impl Seriali
 /// [`Poison`] if it is no state of a known version and kind.
 pub fn decode(value: &[u8]) -> Result<(WebhookId, State), Poison> {
     let text = std::str::from_utf8(value).map_err(Poison::utf8)?;
-    let Object(read): Object<Read<'_>> =
-        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(Poison::json)?;
+    let read: Read<'_> = read_object(text)?;
     if read.v != 1 {
         return Err(Poison::invalid("v", format_args!("is `{}`, expected 1", read.v)));
     }
@@ -144,8 +143,10 @@ mod tests {
 
     #[test]
     fn an_unknown_version_or_kind_is_refused() {
-        for value in [r#"{"v":2,"kind":"cut","webhook_id":"w","at":""}"#, r#"{"v":1,"kind":"x","webhook_id":"w","at":""}"#]
-        {
+        for value in [
+            r#"{"v":2,"kind":"cut","webhook_id":"w","at":""}"#,
+            r#"{"v":1,"kind":"x","webhook_id":"w","at":""}"#,
+        ] {
             assert!(decode(value.as_bytes()).is_err(), "{value}");
         }
     }

@@ -1,4 +1,4 @@
-//! Strings that borrow from the record where they can.
+//! Reading JSON strictly, with strings that borrow from the record where they can.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -6,6 +6,8 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
+
+use super::poison::{Poison, PoisonReason};
 
 /// A string, borrowed from the input unless it is escaped there.
 #[derive(Debug, Clone)]
@@ -87,4 +89,20 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
         T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
+}
+
+/// Reads a whole text as one JSON object; an error names the field by its path.
+///
+/// # Errors
+/// [`Poison`] if it is something else.
+pub fn read_object<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Poison> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let Object(value): Object<T> =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(Poison::json)?;
+    let trailing = |_| {
+        let detail = "the value is not JSON: there is more after its end".to_owned();
+        Poison { reason: PoisonReason::InvalidJson, detail }
+    };
+    deserializer.end().map_err(trailing)?;
+    Ok(value)
 }

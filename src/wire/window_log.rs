@@ -150,7 +150,8 @@ pub fn decode(log: &[u8]) -> Result<Vec<Frame<'_>>, DamagedLog> {
     let mut rest = log;
     while !rest.is_empty() {
         let at = log.len() - rest.len();
-        let (frame, after) = postcard::take_from_bytes(rest).map_err(|_| DamagedLog { at, len: log.len() })?;
+        let (frame, after) =
+            postcard::take_from_bytes(rest).map_err(|_| DamagedLog { at, len: log.len() })?;
         frames.push(frame);
         rest = after;
     }

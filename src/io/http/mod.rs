@@ -1,1 +1,6 @@
-//! HTTP to customers.
+//! HTTP to the customers' endpoints.
+
+pub mod client;
+pub mod connector;
+
+pub use client::HttpClient;

@@ -140,18 +140,9 @@ impl Admin {
     pub fn new(settings: &KafkaSettings) -> Result<Self, AdminError> {
         let heard = Heard::default();
         let config = client_config(settings);
-        let client = config
-            .create_with_context(heard.clone())
-            .map_err(AdminError::Settings)?;
-        let asker = config
-            .create_with_context(heard.clone())
-            .map_err(AdminError::Settings)?;
-        Ok(Self {
-            client,
-            asker: Arc::new(asker),
-            heard,
-            brokers: settings.brokers.clone(),
-        })
+        let client = config.create_with_context(heard.clone()).map_err(AdminError::Settings)?;
+        let asker = config.create_with_context(heard.clone()).map_err(AdminError::Settings)?;
+        Ok(Self { client, asker: Arc::new(asker), heard, brokers: settings.brokers.clone() })
     }
 
     /// The number of partitions of each topic that this user may see.
@@ -169,14 +160,9 @@ impl Admin {
             let metadata = metadata?;
 
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-            Ok(topics
-                .map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32))
-                .collect())
+            Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
         });
-        asked
-            .await
-            .unwrap_or(Err(KafkaError::Canceled))
-            .map_err(|error| self.unreachable(&error))
+        asked.await.unwrap_or(Err(KafkaError::Canceled)).map_err(|error| self.unreachable(&error))
     }
 
     /// The settings of topics that exist, by topic and name.
@@ -190,15 +176,9 @@ impl Admin {
         if topics.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let asked: Vec<_> = topics
-            .iter()
-            .map(|topic| ResourceSpecifier::Topic(topic))
-            .collect();
+        let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let answers = self.client.describe_configs(&asked, &options()).await;
-        let answers = answers.map_err(|error| AdminError::Refused {
-            what: "describe the topics",
-            error,
-        })?;
+        let answers = answers.map_err(|error| AdminError::Refused { what: "describe the topics", error })?;
         let told: BTreeMap<_, _> = answers.into_iter().flatten().filter_map(topic_settings).collect();
         match topics.iter().find(|topic| !told.contains_key(**topic)) {
             Some(untold) => Err(AdminError::Unreadable((*untold).to_owned())),
@@ -216,15 +196,9 @@ impl Admin {
         }
         let requests: Vec<_> = topics.iter().map(new_topic).collect();
         let answers = self.client.create_topics(&requests, &options()).await;
-        let answers = answers.map_err(|error| AdminError::Refused {
-            what: "create the topics",
-            error,
-        })?;
+        let answers = answers.map_err(|error| AdminError::Refused { what: "create the topics", error })?;
         let failed = answers.into_iter().filter_map(Result::err);
-        match failed
-            .into_iter()
-            .find(|(_, problem)| *problem != RDKafkaErrorCode::TopicAlreadyExists)
-        {
+        match failed.into_iter().find(|(_, problem)| *problem != RDKafkaErrorCode::TopicAlreadyExists) {
             Some((topic, problem)) => Err(AdminError::Creation { topic, problem }),
             None => Ok(()),
         }
@@ -232,26 +206,18 @@ impl Admin {
 
     fn unreachable(&self, error: &KafkaError) -> AdminError {
         let heard = self.heard.last().unwrap_or_else(|| error.to_string());
-        AdminError::Unreachable {
-            brokers: self.brokers.clone(),
-            heard,
-        }
+        AdminError::Unreachable { brokers: self.brokers.clone(), heard }
     }
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new()
-        .request_timeout(Some(ANSWER))
-        .operation_timeout(Some(ANSWER))
+    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
 }
 
 fn new_topic(topic: &NewTopicRequest) -> NewTopic<'_> {
     let replication = TopicReplication::Fixed(topic.replication_factor);
     let new = NewTopic::new(&topic.name, topic.partitions, replication);
-    topic
-        .settings
-        .iter()
-        .fold(new, |new, (name, value)| new.set(name, value))
+    topic.settings.iter().fold(new, |new, (name, value)| new.set(name, value))
 }
 
 /// None where the broker refused: the crate answers so with no entries at all.
@@ -259,10 +225,7 @@ fn topic_settings(resource: ConfigResource) -> Option<(String, BTreeMap<String, 
     let OwnedResourceSpecifier::Topic(name) = resource.specifier else {
         return None;
     };
-    let values = resource
-        .entries
-        .into_iter()
-        .filter_map(|entry| Some((entry.name, entry.value?)));
+    let values = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
     let settings: BTreeMap<_, _> = values.collect();
     (!settings.is_empty()).then_some((name, settings))
 }

@@ -1,6 +1,11 @@
 //! What all clients have in common: the brokers, the properties, the names of topics and groups.
 
-use rdkafka::ClientConfig;
+use rdkafka::{
+    ClientConfig, ClientContext,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tracing::warn;
 
 use crate::config::{KafkaSettings, TopicSettings};
 
@@ -20,6 +25,25 @@ pub fn with_properties(config: &mut ClientConfig, settings: &KafkaSettings) {
         config.set(name, value);
     }
 }
+
+/// Logs what librdkafka reports, once. The end of a partition is no error.
+pub fn log_error(error: &KafkaError, reason: &str) {
+    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+        warn!(%error, reason, "kafka");
+    }
+}
+
+/// A context that only logs.
+#[derive(Debug, Clone, Default)]
+pub struct LoggingContext;
+
+impl ClientContext for LoggingContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for LoggingContext {}
 
 /// Names of topics and consumer groups, with the prefix.
 #[derive(Debug, Clone)]

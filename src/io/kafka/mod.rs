@@ -2,6 +2,11 @@
 
 pub mod admin;
 pub mod client;
+pub mod embedded;
+pub mod intake;
+pub mod publisher;
+pub mod tail;
+pub mod topic_id;
 pub mod topics;
 
 pub use client::{Topics, client_config};

@@ -70,16 +70,13 @@ impl Fault {
     pub fn columns(&self) -> [String; 3] {
         match self {
             Self::Missing => ["topic", "nothing", "exists"].map(str::to_owned),
-            Self::Partitions { has, at_least } => [
-                "partitions".to_owned(),
-                has.to_string(),
-                format!("at least {at_least}"),
-            ],
+            Self::Partitions { has, at_least } => {
+                ["partitions".to_owned(), has.to_string(), format!("at least {at_least}")]
+            }
             Self::Setting { name, has, demand } => {
-                let has = has.as_ref().map_or_else(
-                    || "unknown to the broker".to_owned(),
-                    |has| rules::readable(name, has),
-                );
+                let has = has
+                    .as_ref()
+                    .map_or_else(|| "unknown to the broker".to_owned(), |has| rules::readable(name, has));
                 [(*name).to_owned(), has, demand.readable(name)]
             }
         }
@@ -109,10 +106,7 @@ pub fn remedies(findings: &[Finding], brokers: &str) -> Vec<String> {
                 "kafka-topics.sh --bootstrap-server {brokers} --alter --topic {topic} --partitions {at_least}"
             )),
             Fault::Setting { name, demand, .. } => {
-                settings
-                    .entry(topic)
-                    .or_default()
-                    .push(format!("{name}={}", demand.value()));
+                settings.entry(topic).or_default().push(format!("{name}={}", demand.value()));
             }
         }
     }
@@ -149,19 +143,13 @@ impl Report {
     /// Everything that is wrong.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
-        self.topics
-            .iter()
-            .flat_map(|topic| topic.findings.clone())
-            .collect()
+        self.topics.iter().flat_map(|topic| topic.findings.clone()).collect()
     }
 
     /// What is wrong with one topic.
     #[must_use]
     pub fn of(&self, topic: &str) -> &[Finding] {
-        self.topics
-            .iter()
-            .find(|report| report.name == topic)
-            .map_or(&[], |report| &report.findings)
+        self.topics.iter().find(|report| report.name == topic).map_or(&[], |report| &report.findings)
     }
 }
 
@@ -171,19 +159,14 @@ pub fn compare(rules: &[TopicRule], existing: &Existings) -> Report {
     let report = |rule: &TopicRule| {
         let found = existing.get(&rule.name);
         let faults = found.map_or_else(|| vec![Fault::Missing], |found| rule.faults(found));
-        let finding = |fault| Finding {
-            topic: rule.name.clone(),
-            fault,
-        };
+        let finding = |fault| Finding { topic: rule.name.clone(), fault };
         TopicReport {
             name: rule.name.clone(),
             partitions: found.map(|found| found.partitions),
             findings: faults.into_iter().map(finding).collect(),
         }
     };
-    Report {
-        topics: rules.iter().map(report).collect(),
-    }
+    Report { topics: rules.iter().map(report).collect() }
 }
 
 /// Looks at the topics and says what is wrong.
@@ -218,10 +201,8 @@ pub async fn create_missing(
 /// The topics of ours that exist, with their settings.
 async fn existing(admin: &Admin, topics: &Topics) -> Result<Existings, AdminError> {
     let partitions = admin.partitions().await?;
-    let names: Vec<&str> = rules::names(topics)
-        .into_iter()
-        .filter(|name| partitions.contains_key(*name))
-        .collect();
+    let names: Vec<&str> =
+        rules::names(topics).into_iter().filter(|name| partitions.contains_key(*name)).collect();
     let settings = admin.settings(&names).await?;
     let existing = |(name, settings): (String, _)| {
         let partitions = partitions.get(&name).copied().unwrap_or_default();
@@ -242,9 +223,8 @@ async fn wait_for(admin: &Admin, names: &[String]) -> Result<(), AdminError> {
         {
             return settings.map(drop);
         }
-        if let Some(unseen) = names
-            .iter()
-            .find(|name| !known.contains_key(**name) && Instant::now() >= deadline)
+        if let Some(unseen) =
+            names.iter().find(|name| !known.contains_key(**name) && Instant::now() >= deadline)
         {
             return Err(AdminError::Unreadable((*unseen).to_owned()));
         }

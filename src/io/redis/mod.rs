@@ -1,1 +1,9 @@
-//! Redis.
+//! Redis: a fast view of what Kafka holds. Each method of a store is one atomic operation.
+
+pub mod connection;
+pub mod health;
+pub mod log;
+pub mod server;
+pub mod windows;
+
+pub use connection::{Redis, StoreError};

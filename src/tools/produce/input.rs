@@ -38,10 +38,7 @@ impl Input {
         let name = format!("`{}`", path.display());
         let file = File::open(path).with_context(|| format!("failed to open {name}"))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            Ok(Self {
-                name,
-                source: Source::File(file),
-            })
+            Ok(Self { name, source: Source::File(file) })
         } else {
             Self::hold(name, file)
         }
@@ -49,13 +46,8 @@ impl Input {
 
     fn hold(name: String, mut reader: impl Read) -> anyhow::Result<Self> {
         let mut bytes = Vec::new();
-        reader
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("failed to read {name}"))?;
-        Ok(Self {
-            name,
-            source: Source::Held(bytes),
-        })
+        reader.read_to_end(&mut bytes).with_context(|| format!("failed to read {name}"))?;
+        Ok(Self { name, source: Source::Held(bytes) })
     }
 
     /// What it is, for messages.
@@ -70,18 +62,12 @@ impl Input {
     pub fn lines(&mut self) -> anyhow::Result<Lines<'_>> {
         let reader: Box<dyn BufRead + '_> = match &mut self.source {
             Source::File(file) => {
-                file.rewind()
-                    .with_context(|| format!("failed to read {} from its beginning", self.name))?;
+                file.rewind().with_context(|| format!("failed to read {} from its beginning", self.name))?;
                 Box::new(BufReader::with_capacity(1 << 20, file))
             }
             Source::Held(bytes) => Box::new(bytes.as_slice()),
         };
-        Ok(Lines {
-            name: &self.name,
-            reader,
-            line: Vec::new(),
-            number: 0,
-        })
+        Ok(Lines { name: &self.name, reader, line: Vec::new(), number: 0 })
     }
 
     /// Reads every line and counts the records.
@@ -101,10 +87,7 @@ impl Input {
         match wrong.count {
             0 => Ok(count),
             1 => bail!("a line of {} is wrong; nothing was published{wrong}", self.name),
-            many => bail!(
-                "{many} lines of {} are wrong; nothing was published{wrong}",
-                self.name
-            ),
+            many => bail!("{many} lines of {} are wrong; nothing was published{wrong}", self.name),
         }
     }
 }
@@ -170,10 +153,7 @@ mod tests {
     use super::*;
 
     fn held(text: &str) -> Input {
-        Input {
-            name: "standard input".to_owned(),
-            source: Source::Held(text.as_bytes().to_vec()),
-        }
+        Input { name: "standard input".to_owned(), source: Source::Held(text.as_bytes().to_vec()) }
     }
 
     #[test]
@@ -206,10 +186,7 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("\n  line 2: the value is not JSON"), "{error}");
-        let error = held(&"{}\n".repeat(15))
-            .validate(Kind::Events)
-            .unwrap_err()
-            .to_string();
+        let error = held(&"{}\n".repeat(15)).validate(Kind::Events).unwrap_err().to_string();
         assert!(error.ends_with("\n  and 5 more"), "{error}");
     }
 }

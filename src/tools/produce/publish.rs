@@ -89,10 +89,7 @@ struct Publisher<'a> {
 impl<'a> Publisher<'a> {
     fn new(kafka: &KafkaSettings, job: &'a Job) -> anyhow::Result<Self> {
         let outcome = Arc::new(Outcome::default());
-        let context = Acknowledgements {
-            outcome: outcome.clone(),
-            heard: Heard::default(),
-        };
+        let context = Acknowledgements { outcome: outcome.clone(), heard: Heard::default() };
         let producer = config(kafka).create_with_context(context);
         Ok(Self {
             job,
@@ -163,25 +160,15 @@ impl<'a> Publisher<'a> {
         self.bar.finish_and_clear();
         match self.outcome.failure() {
             Some((line, problem)) => bail!(self.failure(line, &problem)),
-            None => Ok(Summary {
-                acknowledged: self.outcome.acknowledged(),
-                took: self.started.elapsed(),
-            }),
+            None => Ok(Summary { acknowledged: self.outcome.acknowledged(), took: self.started.elapsed() }),
         }
     }
 
     fn failure(&self, line: usize, problem: &str) -> anyhow::Error {
-        let Job {
-            kind, topic, count, ..
-        } = self.job;
+        let Job { kind, topic, count, .. } = self.job;
         let (acknowledged, what) = (self.outcome.acknowledged(), kind.name(*count));
-        let heard = self
-            .producer
-            .context()
-            .heard
-            .last()
-            .map(|heard| format!(" ({heard})"))
-            .unwrap_or_default();
+        let heard =
+            self.producer.context().heard.last().map(|heard| format!(" ({heard})")).unwrap_or_default();
         anyhow!(
             "line {line} could not be published to {topic}: {problem}{heard}; \
              {acknowledged} of {count} {what} were published"
@@ -239,10 +226,7 @@ impl Outcome {
     }
 
     fn failure(&self) -> Option<(usize, String)> {
-        self.first_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn fail(&self, line: usize, problem: &KafkaError) {

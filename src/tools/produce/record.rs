@@ -57,10 +57,7 @@ fn read_event(line: &[u8]) -> Result<Record<'_>, String> {
         Decoded::Event(event) => event.chat.chat_id,
         Decoded::Skip(_) => Cow::Owned(key_of_skip(line)?),
     };
-    Ok(Record {
-        key,
-        value: Some(line),
-    })
+    Ok(Record { key, value: Some(line) })
 }
 
 /// A message that does not count needs nothing but its key.
@@ -94,16 +91,10 @@ fn key_of_skip(line: &[u8]) -> Result<String, String> {
 
 fn read_settings(line: &[u8]) -> Result<Record<'_>, String> {
     if let Some(id) = deleted(line)? {
-        return Ok(Record {
-            key: Cow::Owned(id.into()),
-            value: None,
-        });
+        return Ok(Record { key: Cow::Owned(id.into()), value: None });
     }
     let webhook = settings::decode(line).map_err(|poison| poison.detail)?;
-    Ok(Record {
-        key: Cow::Owned(webhook.webhook_id.into()),
-        value: Some(line),
-    })
+    Ok(Record { key: Cow::Owned(webhook.webhook_id.into()), value: Some(line) })
 }
 
 /// The webhook that a line deletes, if it does.
@@ -137,21 +128,14 @@ mod tests {
     use super::*;
 
     fn key(kind: Kind, line: &str) -> Result<(String, bool), String> {
-        kind.read(line.as_bytes())
-            .map(|record| (record.key.into_owned(), record.value.is_some()))
+        kind.read(line.as_bytes()).map(|record| (record.key.into_owned(), record.value.is_some()))
     }
 
     #[test]
     fn events_are_keyed_by_chat() {
         let lines = include_str!("../../../tests/examples/events.jsonl").lines();
-        let records: Vec<_> = lines
-            .map(|line| (line, Kind::Events.read(line.as_bytes()).unwrap()))
-            .collect();
-        assert!(
-            records
-                .iter()
-                .all(|(line, record)| record.value == Some(line.as_bytes()))
-        );
+        let records: Vec<_> = lines.map(|line| (line, Kind::Events.read(line.as_bytes()).unwrap())).collect();
+        assert!(records.iter().all(|(line, record)| record.value == Some(line.as_bytes())));
         let keys: Vec<_> = records.iter().map(|(_, record)| &*record.key).collect();
         assert_eq!(keys, ["10010001", "10010001", "10010001", "10010002", "10010001"]);
     }
@@ -159,25 +143,10 @@ mod tests {
     #[test]
     fn a_skip_needs_only_its_key() {
         let skip = |chat: serde_json::Value| json!({"chat": chat, "message": {"text": ""}}).to_string();
-        assert_eq!(
-            key(Kind::Events, &skip(json!({"chat_id": 7}))),
-            Ok(("7".to_owned(), true))
-        );
-        assert_eq!(
-            key(Kind::Events, &skip(json!({"chat_id": "x"}))),
-            Ok(("x".to_owned(), true))
-        );
-        for chat in [
-            json!(null),
-            json!({}),
-            json!({"chat_id": 1.5}),
-            json!({"chat_id": ""}),
-        ] {
-            assert!(
-                key(Kind::Events, &skip(chat))
-                    .unwrap_err()
-                    .starts_with("`chat.chat_id` is ")
-            );
+        assert_eq!(key(Kind::Events, &skip(json!({"chat_id": 7}))), Ok(("7".to_owned(), true)));
+        assert_eq!(key(Kind::Events, &skip(json!({"chat_id": "x"}))), Ok(("x".to_owned(), true)));
+        for chat in [json!(null), json!({}), json!({"chat_id": 1.5}), json!({"chat_id": ""})] {
+            assert!(key(Kind::Events, &skip(chat)).unwrap_err().starts_with("`chat.chat_id` is "));
         }
     }
 
@@ -195,16 +164,10 @@ mod tests {
             key(Kind::Settings, r#"{"webhook_id": "wh-1", "deleted": true}"#),
             Ok(("wh-1".to_owned(), false))
         );
-        for wrong in [
-            r#"{"deleted": true}"#,
-            r#"{"webhook_id": "wh-1", "deleted": true, "url": "https://x/"}"#,
-        ] {
-            assert!(
-                key(Kind::Settings, wrong)
-                    .unwrap_err()
-                    .starts_with("`deleted` is true"),
-                "{wrong}"
-            );
+        for wrong in
+            [r#"{"deleted": true}"#, r#"{"webhook_id": "wh-1", "deleted": true, "url": "https://x/"}"#]
+        {
+            assert!(key(Kind::Settings, wrong).unwrap_err().starts_with("`deleted` is true"), "{wrong}");
         }
     }
 }

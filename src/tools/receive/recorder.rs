@@ -58,33 +58,15 @@ impl Recorder {
                 let _ = failed.send(error);
             }
         };
-        thread::Builder::new()
-            .name("recorder".to_owned())
-            .spawn(work)
-            .context("failed to start a thread")?;
-        Ok((
-            Self {
-                entries,
-                has_file,
-                count,
-            },
-            broken,
-        ))
+        thread::Builder::new().name("recorder".to_owned()).spawn(work).context("failed to start a thread")?;
+        Ok((Self { entries, has_file, count }, broken))
     }
 
     /// Waits until a request is written. False if it can't be.
     pub async fn record(&self, received: &Recorded<'_>) -> bool {
-        let line = if self.has_file {
-            json_line(received)
-        } else {
-            Vec::new()
-        };
+        let line = if self.has_file { json_line(received) } else { Vec::new() };
         let (written, done) = oneshot::channel();
-        let entry = Entry {
-            shown: show(received),
-            line,
-            written,
-        };
+        let entry = Entry { shown: show(received), line, written };
         self.entries.send(entry).await.is_ok() && done.await.is_ok()
     }
 
@@ -109,14 +91,8 @@ fn write_all(
     let mut group = Vec::with_capacity(QUEUE);
     while inbox.blocking_recv_many(&mut group, QUEUE) > 0 {
         if let Some(file) = &mut file {
-            file.write_all(
-                &group
-                    .iter()
-                    .flat_map(|entry| &entry.line)
-                    .copied()
-                    .collect::<Vec<u8>>(),
-            )
-            .context("failed to write to the file of requests")?;
+            file.write_all(&group.iter().flat_map(|entry| &entry.line).copied().collect::<Vec<u8>>())
+                .context("failed to write to the file of requests")?;
         }
         print(&group).context("failed to write to standard output")?;
         count.fetch_add(group.len() as u64, Ordering::AcqRel);

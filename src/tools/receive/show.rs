@@ -57,13 +57,7 @@ pub fn show(request: &Recorded<'_>) -> String {
 
 /// Time, method, path, id, size and answer.
 fn headline(request: &Recorded<'_>) -> String {
-    let Recorded {
-        received_at,
-        method,
-        path,
-        status,
-        ..
-    } = request;
+    let Recorded { received_at, method, path, status, .. } = request;
     let mut line = format!("{received_at} {method} {path}, {}", size(request.body.len()));
     if let Some(id) = request.headers.get("webhook-id") {
         // Writing to a string can't fail.
@@ -89,34 +83,14 @@ fn size(bytes: usize) -> String {
 /// A title and the pieces of text of a body; of a strange one its beginning.
 fn contents(body: &str) -> (Option<String>, Vec<String>) {
     match serde_json::from_str(body) {
-        Ok(Body {
-            chat,
-            messages: Some(messages),
-            aggregation: Some(text),
-            ..
-        }) => {
+        Ok(Body { chat, messages: Some(messages), aggregation: Some(text), .. }) => {
             let count = messages.len();
-            let title = format!(
-                "{}, {count} message{}",
-                chat.full_name,
-                if count == 1 { "" } else { "s" }
-            );
+            let title = format!("{}, {count} message{}", chat.full_name, if count == 1 { "" } else { "s" });
             (Some(title), text.split("<br/>").map(unescape).collect())
         }
-        Ok(Body {
-            chat,
-            message: Some(message),
-            ..
-        }) => {
-            let Message {
-                timestamp,
-                sender,
-                text,
-            } = message;
-            (
-                Some(chat.full_name),
-                vec![format!("from {} on {timestamp}: {text}", sender.full_name)],
-            )
+        Ok(Body { chat, message: Some(message), .. }) => {
+            let Message { timestamp, sender, text } = message;
+            (Some(chat.full_name), vec![format!("from {} on {timestamp}: {text}", sender.full_name)])
         }
         _ => (None, vec![body.chars().take(MAX_CHARS).collect()]),
     }
@@ -124,11 +98,7 @@ fn contents(body: &str) -> (Option<String>, Vec<String>) {
 
 /// Undoes the five escapes of the aggregation; `&amp;` last, so that nothing is undone twice.
 fn unescape(html: &str) -> String {
-    let text = html
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&#39;", "'");
+    let text = html.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&#39;", "'");
     text.replace("&amp;", "&")
 }
 
@@ -162,10 +132,8 @@ mod tests {
     use super::*;
 
     fn shown(body: &str) -> String {
-        let headers = BTreeMap::from([
-            ("webhook-id", "0d4d7f52".to_owned()),
-            ("bundlehook-part", "2".to_owned()),
-        ]);
+        let headers =
+            BTreeMap::from([("webhook-id", "0d4d7f52".to_owned()), ("bundlehook-part", "2".to_owned())]);
         show(&Recorded {
             received_at: "2021-02-24T16:25:30.412Z".to_owned(),
             method: "POST",
@@ -186,10 +154,7 @@ mod tests {
             John D., 2 messages\n  | from J on 2021-02-24 16:25: a <b> &amp;\n  | c\n  \
             | from R on 2021-02-24 16:26: d\n";
         let shown = shown(&body.to_string());
-        assert_eq!(
-            shown.replace(&format!(" {} B", body.to_string().len()), " 138 B"),
-            expected
-        );
+        assert_eq!(shown.replace(&format!(" {} B", body.to_string().len()), " 138 B"), expected);
     }
 
     #[test]

@@ -117,47 +117,27 @@ pub struct SettingRule {
 
 impl SettingRule {
     const fn is(name: &'static str, value: &'static str) -> Self {
-        Self {
-            name,
-            demand: Demand::Is(value),
-            initial: None,
-        }
+        Self { name, demand: Demand::Is(value), initial: None }
     }
 
     const fn at_least(name: &'static str, number: i64) -> Self {
-        Self {
-            name,
-            demand: Demand::AtLeast(number),
-            initial: None,
-        }
+        Self { name, demand: Demand::AtLeast(number), initial: None }
     }
 
     const fn at_most(name: &'static str, number: i64) -> Self {
-        Self {
-            name,
-            demand: Demand::AtMost(number),
-            initial: None,
-        }
+        Self { name, demand: Demand::AtMost(number), initial: None }
     }
 
     const fn any(name: &'static str, number: i64) -> Self {
-        Self {
-            name,
-            demand: Demand::Any(number),
-            initial: None,
-        }
+        Self { name, demand: Demand::Any(number), initial: None }
     }
 
     const fn initially(self, number: i64) -> Self {
-        Self {
-            initial: Some(number),
-            ..self
-        }
+        Self { initial: Some(number), ..self }
     }
 
     fn initial_value(&self) -> String {
-        self.initial
-            .map_or_else(|| self.demand.value(), |number| number.to_string())
+        self.initial.map_or_else(|| self.demand.value(), |number| number.to_string())
     }
 }
 
@@ -177,20 +157,11 @@ pub struct TopicRule {
 impl TopicRule {
     /// The topic with one partition that any other number does as well for.
     fn new(name: &str, settings: Vec<SettingRule>) -> Self {
-        Self {
-            name: name.to_owned(),
-            least_partitions: 1,
-            initial_partitions: 1,
-            settings,
-        }
+        Self { name: name.to_owned(), least_partitions: 1, initial_partitions: 1, settings }
     }
 
     fn partitions(self, least: i32, initial: i32) -> Self {
-        Self {
-            least_partitions: least,
-            initial_partitions: initial.max(least),
-            ..self
-        }
+        Self { least_partitions: least, initial_partitions: initial.max(least), ..self }
     }
 
     /// What is wrong with the topic as it is.
@@ -200,16 +171,9 @@ impl TopicRule {
         let fault = |rule: &SettingRule| {
             let has = existing.settings.get(rule.name);
             let is_met = has.is_some_and(|has| rule.demand.is_met(rule.name, has));
-            (!is_met).then(|| Fault::Setting {
-                name: rule.name,
-                has: has.cloned(),
-                demand: rule.demand,
-            })
+            (!is_met).then(|| Fault::Setting { name: rule.name, has: has.cloned(), demand: rule.demand })
         };
-        too_few
-            .into_iter()
-            .chain(self.settings.iter().filter_map(fault))
-            .collect()
+        too_few.into_iter().chain(self.settings.iter().filter_map(fault)).collect()
     }
 
     /// The topic as it is created.
@@ -248,19 +212,13 @@ pub(super) fn names(topics: &Topics) -> [&str; 10] {
 #[must_use]
 pub fn rules(topics: &Topics, existing: &Existings, partitions: i32) -> Vec<TopicRule> {
     let facts = Facts::new(topics, existing);
-    let [sources, lanes] = [
-        facts.source_partitions,
-        facts.bundle_partitions.max(facts.source_partitions),
-    ];
+    let [sources, lanes] = [facts.source_partitions, facts.bundle_partitions.max(facts.source_partitions)];
     // Bundles stand in the partition that has their source's number, and what belongs to a bundle in the bundle's.
     vec![
         TopicRule::new(&topics.message_events, message_events()).partitions(1, partitions),
         TopicRule::new(&topics.webhook_settings, history(&facts)),
         TopicRule::new(&topics.webhook_states, history(&facts)),
-        TopicRule::new(
-            &topics.webhook_health,
-            vec![SettingRule::is(CLEANUP_POLICY, "compact")],
-        ),
+        TopicRule::new(&topics.webhook_health, vec![SettingRule::is(CLEANUP_POLICY, "compact")]),
         TopicRule::new(&topics.bundles, bundles(&facts)).partitions(sources, partitions),
         TopicRule::new(&topics.waiting_deliveries, waiting_deliveries()).partitions(lanes, partitions),
         TopicRule::new(&topics.delivery_attempts, delivery_attempts()).partitions(lanes, partitions),
@@ -324,10 +282,7 @@ fn history(facts: &Facts) -> Vec<SettingRule> {
     vec![
         SettingRule::is(TIMESTAMP_TYPE, "LogAppendTime"),
         SettingRule::is(CLEANUP_POLICY, "compact"),
-        SettingRule::at_least(
-            MIN_COMPACTION_LAG_MS,
-            facts.events_kept.saturating_add(HISTORY_KEPT_LONGER),
-        ),
+        SettingRule::at_least(MIN_COMPACTION_LAG_MS, facts.events_kept.saturating_add(HISTORY_KEPT_LONGER)),
         SettingRule::any(MAX_MESSAGE_BYTES, MIB),
     ]
 }
@@ -362,9 +317,6 @@ fn delivery_attempts() -> Vec<SettingRule> {
 
 fn dead_letters(facts: &Facts) -> Vec<SettingRule> {
     let mut settings = kept(14 * DAY);
-    settings.push(SettingRule::at_least(
-        MAX_MESSAGE_BYTES,
-        facts.largest_bytes.saturating_add(HEADER_BYTES),
-    ));
+    settings.push(SettingRule::at_least(MAX_MESSAGE_BYTES, facts.largest_bytes.saturating_add(HEADER_BYTES)));
     settings
 }

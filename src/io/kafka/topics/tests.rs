@@ -12,37 +12,19 @@ fn created(partitions: i32) -> Existings {
     let rules = rules(&topics(), &Existings::new(), partitions);
     let existing = |rule: &TopicRule| {
         let request = rule.request(-1);
-        let settings = request
-            .settings
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
-        (
-            request.name,
-            Existing {
-                partitions: request.partitions,
-                settings,
-            },
-        )
+        let settings = request.settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        (request.name, Existing { partitions: request.partitions, settings })
     };
     rules.iter().map(existing).collect()
 }
 
 fn findings(existing: &Existings) -> Vec<String> {
     let rules = rules(&topics(), existing, 1);
-    compare(&rules, existing)
-        .findings()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    compare(&rules, existing).findings().iter().map(ToString::to_string).collect()
 }
 
 fn set(existing: &mut Existings, topic: &str, name: &str, value: &str) {
-    existing
-        .get_mut(topic)
-        .unwrap()
-        .settings
-        .insert(name.to_owned(), value.to_owned());
+    existing.get_mut(topic).unwrap().settings.insert(name.to_owned(), value.to_owned());
 }
 
 #[test]
@@ -54,27 +36,15 @@ fn topics_as_they_are_created_are_right() {
 #[test]
 fn topics_are_created_by_the_architecture() {
     let created = created(12);
-    let partitions: Vec<_> = created
-        .iter()
-        .filter(|(_, topic)| topic.partitions == 1)
-        .map(|(name, _)| name)
-        .collect();
+    let partitions: Vec<_> =
+        created.iter().filter(|(_, topic)| topic.partitions == 1).map(|(name, _)| name).collect();
     assert_eq!(
         partitions,
-        [
-            "notifications",
-            "webhook-events",
-            "webhook-health",
-            "webhook-settings",
-            "webhook-states"
-        ]
+        ["notifications", "webhook-events", "webhook-health", "webhook-settings", "webhook-states"]
     );
     let value = |topic: &str, name: &str| created[topic].settings[name].clone();
     assert_eq!(value("message-events", "retention.ms"), (3 * DAY).to_string());
-    assert_eq!(
-        value("webhook-settings", "min.compaction.lag.ms"),
-        (3 * DAY + 26 * 3_600_000).to_string()
-    );
+    assert_eq!(value("webhook-settings", "min.compaction.lag.ms"), (3 * DAY + 26 * 3_600_000).to_string());
     assert_eq!(value("bundles", "max.message.bytes"), (9 * 1_048_576).to_string());
     for topic in ["message-events", "webhook-settings", "webhook-states", "bundles"] {
         assert_eq!(value(topic, "message.timestamp.type"), "LogAppendTime");
@@ -97,44 +67,16 @@ fn what_differs_is_named_with_what_it_should_be() {
             "86400000",
             "86400000 (1day), expected at least 172800000 (2days)",
         ),
-        (
-            "message-events",
-            "retention.bytes",
-            "1000",
-            "1000, expected -1 (no limit)",
-        ),
-        (
-            "message-events",
-            "message.timestamp.type",
-            "CreateTime",
-            "CreateTime, expected LogAppendTime",
-        ),
-        (
-            "webhook-settings",
-            "cleanup.policy",
-            "compact,delete",
-            "compact,delete, expected compact",
-        ),
-        (
-            "waiting-deliveries",
-            "segment.ms",
-            "604800000",
-            "604800000 (7days), expected at most 600000 (10m)",
-        ),
-        (
-            "bundles",
-            "max.message.bytes",
-            "1048588",
-            "1048588 (1.0 MiB), expected at least 8388608 (8.0 MiB)",
-        ),
+        ("message-events", "retention.bytes", "1000", "1000, expected -1 (no limit)"),
+        ("message-events", "message.timestamp.type", "CreateTime", "CreateTime, expected LogAppendTime"),
+        ("webhook-settings", "cleanup.policy", "compact,delete", "compact,delete, expected compact"),
+        ("waiting-deliveries", "segment.ms", "604800000", "604800000 (7days), expected at most 600000 (10m)"),
+        ("bundles", "max.message.bytes", "1048588", "1048588 (1.0 MiB), expected at least 8388608 (8.0 MiB)"),
     ];
     for (topic, name, value, expected) in differing {
         let mut existing = created(3);
         set(&mut existing, topic, name, value);
-        assert_eq!(
-            findings(&existing),
-            [format!("topic `{topic}` has {name} {expected}")]
-        );
+        assert_eq!(findings(&existing), [format!("topic `{topic}` has {name} {expected}")]);
     }
 }
 
@@ -150,21 +92,11 @@ fn a_retention_without_limit_is_long_enough() {
 #[test]
 fn what_is_kept_of_the_settings_follows_the_retention_of_the_messages() {
     let mut existing = created(3);
-    set(
-        &mut existing,
-        "message-events",
-        "retention.ms",
-        &(4 * DAY).to_string(),
-    );
+    set(&mut existing, "message-events", "retention.ms", &(4 * DAY).to_string());
     let least = 4 * DAY + 26 * 3_600_000;
     let found = findings(&existing);
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(
-        found
-            .iter()
-            .all(|finding| finding.contains(&format!("at least {least}"))),
-        "{found:?}"
-    );
+    assert!(found.iter().all(|finding| finding.contains(&format!("at least {least}"))), "{found:?}");
 
     set(&mut existing, "message-events", "retention.ms", "-1");
     assert!(findings(&existing)[0].ends_with(&format!("at least {} (no limit)", i64::MAX)));
@@ -200,21 +132,14 @@ fn bundles_and_what_belongs_to_them_have_enough_partitions() {
     );
     existing.get_mut("bundles").unwrap().partitions = 7;
     let rules = rules(&topics(), &existing, 4);
-    let attempts = rules
-        .iter()
-        .find(|rule| rule.name == "delivery-attempts")
-        .unwrap();
+    let attempts = rules.iter().find(|rule| rule.name == "delivery-attempts").unwrap();
     assert_eq!(attempts.request(-1).partitions, 7);
 }
 
 #[test]
 fn a_setting_that_the_broker_does_not_know_is_found() {
     let mut existing = created(3);
-    existing
-        .get_mut("waiting-deliveries")
-        .unwrap()
-        .settings
-        .remove("max.compaction.lag.ms");
+    existing.get_mut("waiting-deliveries").unwrap().settings.remove("max.compaction.lag.ms");
     assert!(findings(&existing)[0].contains("max.compaction.lag.ms unknown to the broker"));
 }
 

@@ -1,0 +1,52 @@
+# Everything from a fresh Debian machine with a Rust toolchain. `make` alone lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+LOCAL := deploy/local
+
+# More arguments for `dev` and `test`, e.g. `make test ARGS="--test it rig"`.
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing (Debian packages when root, Apache Kafka through Maven)
+	@$(LOCAL)/setup
+
+.PHONY: build
+build: setup ## build the program: target/debug/bundlehook
+	@cargo build
+
+.PHONY: release
+release: setup ## build the optimised program: target/release/bundlehook
+	@cargo build --release
+
+.PHONY: demo
+demo: build ## watch messages become POSTs for about a minute; exits 0 if all expected arrived
+	@./tests/demo/run
+
+.PHONY: dev
+dev: build ## run the whole product on an embedded broker and a Redis of its own, until Ctrl-C
+	@cargo run --quiet -- dev $(ARGS)
+
+.PHONY: test
+test: setup ## run every test; the last lines say on which broker, and how many
+	@$(LOCAL)/run-tests $(ARGS)
+
+.PHONY: lint
+lint: setup ## check the format, clippy and the import rule
+	@cargo fmt --check
+	@cargo clippy --all-targets -- -D warnings
+	@cargo test --test layering
+
+.PHONY: services
+services: setup ## start Apache Kafka and Redis on free ports, and print the lines to export
+	@$(LOCAL)/services up
+
+.PHONY: services-down
+services-down: ## end what `make services` started, and remove its data
+	@$(LOCAL)/services down

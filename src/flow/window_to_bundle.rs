@@ -1,0 +1,228 @@
+//! A window's log becomes one bundle for each webhook that wanted some of its messages.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::event_to_window::WindowKey;
+use crate::{
+    model::{
+        aggregation::{self, Line},
+        bundle::{BundleHead, Source, window_bundle_id},
+        history::Directory,
+        ids::{ChatId, WebhookId, WorkspaceId},
+        position::{ClosedWindow, ClosingPosition, PartPosition, Position},
+        time::body_timestamp,
+    },
+    wire::{
+        body::{self, Aggregated},
+        window_log::{ChatDetails, Frame, LoggedMessage, decode},
+    },
+};
+
+/// A record of `bundles`.
+#[derive(Debug, Clone)]
+pub struct BundleRecord {
+    /// Its headers.
+    pub head: BundleHead,
+    /// Its value: the POST body, byte for byte.
+    pub body: Bytes,
+}
+
+/// Why a window's content leaves Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// The message at this source offset no longer fitted into the part.
+    Sealed {
+        /// Source offset of that message.
+        by: i64,
+    },
+    /// The window closed.
+    Closed(ClosedWindow),
+}
+
+/// The content of a window or of a sealed part of it.
+#[derive(Debug)]
+pub struct WindowContent<'a> {
+    /// Which window.
+    pub key: &'a WindowKey,
+    /// 0 if the window was never cut; else the part's number, from 1.
+    pub part: u32,
+    /// Why now.
+    pub occasion: Occasion,
+    /// The log as stored.
+    pub log: &'a [u8],
+}
+
+/// What a window's content came to.
+#[derive(Debug, Default)]
+pub struct Bundles {
+    /// In the order of the webhooks' ids.
+    pub records: Vec<BundleRecord>,
+    /// Messages that a webhook wanted at their arrival and that its owner dropped since, a count each.
+    pub dropped: u64,
+}
+
+/// What decides which bundles a window becomes.
+pub struct Bundler<'a> {
+    /// Which webhooks want what.
+    pub directory: &'a Directory,
+    /// Where the messages come from.
+    pub source: &'a Source,
+    /// Name of the product in the aggregation.
+    pub product: &'a str,
+}
+
+/// A message of the log with the chat details that came with it.
+struct Entry<'a> {
+    message: LoggedMessage<'a>,
+    chat: usize,
+}
+
+impl Bundler<'_> {
+    /// Builds the bundles of a window's content.
+    ///
+    /// # Errors
+    /// If the stored log is damaged.
+    pub fn bundles(&self, content: &WindowContent<'_>) -> Result<Bundles, String> {
+        let (chats, entries) = read(content.log)?;
+        let key = content.key;
+        let mut bundles = Bundles::default();
+        // Most webhooks of a workspace want the same messages: their body is built once.
+        let mut last: Option<(Vec<usize>, Bytes)> = None;
+        for webhook in self.directory.webhooks_of(&key.workspace) {
+            let wanted = self.wanted(webhook, key, &entries, &mut bundles.dropped);
+            let Some(&last_arrived) = wanted.last() else {
+                continue;
+            };
+            let body = match &last {
+                Some((built_for, body)) if *built_for == wanted => body.clone(),
+                _ => self.body(&wanted, &entries, &chats[entries[last_arrived].chat])?.into(),
+            };
+            let head =
+                self.head(webhook, content, &entries[wanted[0]], &entries[last_arrived], wanted.len())?;
+            bundles.records.push(BundleRecord { head, body: body.clone() });
+            last = Some((wanted, body));
+        }
+        Ok(bundles)
+    }
+
+    /// The entries that a webhook wanted and its owner has not dropped since, in the order of arrival.
+    fn wanted(
+        &self,
+        webhook: &WebhookId,
+        key: &WindowKey,
+        entries: &[Entry<'_>],
+        dropped: &mut u64,
+    ) -> Vec<usize> {
+        let wants = |entry: &Entry<'_>| {
+            self.directory.wanted(webhook, &key.workspace, entry.message.arrived)
+                == Some(key.window.granularity)
+        };
+        let mut wanted = Vec::with_capacity(entries.len());
+        for (index, _) in entries.iter().enumerate().filter(|(_, entry)| wants(entry)) {
+            if self.directory.owner_dropped(webhook, entries[index].message.arrived) {
+                *dropped += 1;
+            } else {
+                wanted.push(index);
+            }
+        }
+        wanted
+    }
+
+    fn body(
+        &self,
+        wanted: &[usize],
+        entries: &[Entry<'_>],
+        chat: &ChatDetails<'_>,
+    ) -> Result<Vec<u8>, String> {
+        let mut messages: Vec<&LoggedMessage<'_>> =
+            wanted.iter().map(|index| &entries[*index].message).collect();
+        messages.sort_by_key(|message| message.order());
+        let damaged = |error: serde_json::Error| format!("a message object in the log: {error}");
+        let parse = |message: &&LoggedMessage<'_>| serde_json::from_str::<NoteView>(message.object);
+        let views: Vec<NoteView> = messages.iter().map(parse).collect::<Result<_, _>>().map_err(damaged)?;
+        let objects: Vec<&RawValue> = messages
+            .iter()
+            .map(|message| serde_json::from_str(message.object))
+            .collect::<Result<_, _>>()
+            .map_err(damaged)?;
+        let (first, last) = (messages[0].timestamp(), messages[messages.len() - 1].timestamp());
+        let lines = messages.iter().zip(&views).map(|(message, view)| Line {
+            sender: &view.sender.full_name,
+            timestamp: message.timestamp(),
+            text: &view.text,
+        });
+        let link = aggregation::link(messages[0].permalink, chat.chat_url);
+        Ok(body::aggregated(&Aggregated {
+            whatsapp_account: chat.account(),
+            chat: chat.chat(messages.iter().any(|message| message.is_new_chat)),
+            messages: &objects,
+            first_message_timestamp: body_timestamp(first),
+            last_message_timestamp: body_timestamp(last),
+            aggregation: aggregation::html(lines, link, self.product),
+        }))
+    }
+
+    fn head(
+        &self,
+        webhook: &WebhookId,
+        content: &WindowContent<'_>,
+        first: &Entry<'_>,
+        last: &Entry<'_>,
+        messages: usize,
+    ) -> Result<BundleHead, String> {
+        let WindowKey { window, workspace, chat } = content.key;
+        let granularity = window.granularity;
+        let webhook_id = webhook.clone();
+        let position = match content.occasion {
+            Occasion::Sealed { by } => {
+                Position::Part(PartPosition { sealed_by: by, granularity, webhook: webhook_id.clone() })
+            }
+            Occasion::Closed(window) => {
+                Position::Closing(ClosingPosition { window, webhook: webhook_id.clone() })
+            }
+        };
+        let source_offset = first.message.offset;
+        Ok(BundleHead {
+            bundle_id: window_bundle_id(webhook, workspace, chat, window, self.source, source_offset),
+            webhook_id,
+            workspace_id: WorkspaceId::parse(workspace).map_err(|error| format!("workspace id: {error}"))?,
+            chat_id: ChatId::parse(chat).map_err(|error| format!("chat id: {error}"))?,
+            granularity,
+            window_start: Some(window.start),
+            part: content.part,
+            position,
+            source: self.source.clone(),
+            source_offset,
+            messages: messages as u32,
+            arrived_at: last.message.arrived,
+        })
+    }
+}
+
+/// What the note shows of a message object.
+#[derive(Deserialize)]
+struct NoteView {
+    sender: NoteSender,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct NoteSender {
+    full_name: String,
+}
+
+fn read(log: &[u8]) -> Result<(Vec<ChatDetails<'_>>, Vec<Entry<'_>>), String> {
+    let (mut chats, mut entries) = (Vec::new(), Vec::new());
+    for frame in decode(log).map_err(|error| error.to_string())? {
+        match frame {
+            Frame::ChatV1(chat) => chats.push(chat),
+            Frame::MessageV1(message) => {
+                let chat = chats.len().checked_sub(1).ok_or("a message stands before any chat details")?;
+                entries.push(Entry { message, chat });
+            }
+        }
+    }
+    Ok((chats, entries))
+}

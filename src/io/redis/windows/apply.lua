@@ -1,0 +1,97 @@
+-- Applies a batch of one partition: tells which messages sent at once are repeats, appends messages to their windows,
+-- seals parts that are full, and moves the applied position on. What is below that position is skipped.
+--
+-- KEYS: owner, open, parts, then the keys of the filter for repeats, then log, index and due of each window.
+-- ARGV: token, first and next offset of the batch, last closed boundary, most messages and bytes of a part,
+--   span of the filter (ms), its life (ms), number of its keys, number of messages sent at once, number of windows;
+--   each message sent at once: index of its present and of its former filter key, field, offset, arrival;
+--   each window: name, boundary, number of chat frames, each with fingerprint and frame, number of messages, each with
+--   offset, id, size, index of its chat frame, frame.
+local state = redis.call('HMGET', KEYS[1], 'token', 'applied')
+if state[1] ~= ARGV[1] then
+  return redis.error_reply('FENCED another process has claimed the partition')
+end
+local applied = tonumber(state[2])
+if not applied or applied < tonumber(ARGV[2]) then
+  return redis.error_reply('LOST the applied position is below the batch')
+end
+local open, parts = KEYS[2], KEYS[3]
+local most_messages, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local span, life = tonumber(ARGV[7]), ARGV[8]
+local filters, at_once, windows = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local at = 12
+
+local repeats = {}
+for n = 1, at_once do
+  local present, former = KEYS[3 + tonumber(ARGV[at])], KEYS[3 + tonumber(ARGV[at + 1])]
+  local field, offset, arrival = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  at = at + 5
+  local known = redis.call('HGET', present, field) or redis.call('HGET', former, field)
+  local first, seen
+  if known then
+    first, seen = string.match(known, '^(%d+):(-?%d+)$')
+  end
+  if first and tonumber(first) < tonumber(offset) and tonumber(arrival) - tonumber(seen) <= span then
+    repeats[n] = '1'
+  else
+    repeats[n] = '0'
+    redis.call('HSET', present, field, offset .. ':' .. arrival)
+  end
+end
+for n = 1, filters do
+  redis.call('PEXPIRE', KEYS[3 + n], life)
+end
+
+local duplicates, sealed = 0, 0
+local key = 3 + filters
+for _ = 1, windows do
+  local log, index, due = KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
+  key = key + 3
+  local name, boundary, chats = ARGV[at], ARGV[at + 1], at + 3
+  at = chats + 2 * tonumber(ARGV[at + 2])
+  local messages = tonumber(ARGV[at])
+  at = at + 1
+  local meta = redis.call('HMGET', index, '#n', '#b', '#p', '#c')
+  local count, bytes = tonumber(meta[1] or 0), tonumber(meta[2] or 0)
+  local part, chat = tonumber(meta[3] or 0), meta[4]
+  local buffer, first = {}, nil
+  for _ = 1, messages do
+    local offset, id, size = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+    local details, frame = chats + 2 * tonumber(ARGV[at + 3]), ARGV[at + 4]
+    at = at + 5
+    if tonumber(offset) >= applied then
+      if redis.call('HSETNX', index, '=' .. id, '') == 0 then
+        duplicates = duplicates + 1
+      else
+        if count > 0 and (count + 1 > most_messages or bytes + size > most_bytes) then
+          local full = (redis.call('GET', log) or '') .. table.concat(buffer)
+          part = part + 1
+          redis.call('HSET', parts, offset .. '/' .. part .. '/' .. name, full)
+          redis.call('DEL', log)
+          buffer, count, bytes, chat = {}, 0, 0, nil
+          sealed = sealed + 1
+        end
+        if chat ~= ARGV[details] then
+          chat = ARGV[details]
+          buffer[#buffer + 1] = ARGV[details + 1]
+        end
+        buffer[#buffer + 1] = frame
+        count, bytes = count + 1, bytes + size
+        first = first or offset
+      end
+    end
+  end
+  if first then
+    redis.call('APPEND', log, table.concat(buffer))
+    redis.call('HSET', index, '#n', count, '#b', bytes, '#p', part, '#c', chat)
+    if not meta[1] then
+      redis.call('ZADD', due, 'NX', first, name)
+      redis.call('HSETNX', open, boundary, first)
+    end
+  end
+end
+
+if tonumber(ARGV[3]) > applied then
+  redis.call('HSET', KEYS[1], 'applied', ARGV[3], 'closed', ARGV[4])
+end
+return { duplicates, sealed, table.concat(repeats) }

@@ -1,0 +1,349 @@
+//! Open windows: the state of aggregate, one hash slot a source partition.
+//!
+//! | key (each begins with the partition's tag) | holds |
+//! |---|---|
+//! | `owner` | version, claimant's token, writer's token, source topic's id, incarnation, applied position, last closed boundary |
+//! | `{incarnation}:open` | boundaries at which windows are open, with the first offset of the oldest |
+//! | `{incarnation}:due:{boundary}` | names of the windows that end there, by their first offset |
+//! | `{incarnation}:w:{name}` | a window's log (`wire::window_log`) |
+//! | `{incarnation}:i:{name}` | its message ids (`=…`), and messages, bytes, part, chat (`#n #b #p #c`) |
+//! | `{incarnation}:parts` | sealed parts that are not acknowledged yet |
+//! | `{incarnation}:seen:{ten minutes}` | first offset and arrival of each message sent at once |
+
+use std::collections::{BTreeMap, HashMap};
+
+use redis::{Script, ScriptInvocation};
+use uuid::Uuid;
+
+use super::{Redis, StoreError};
+use crate::{
+    flow::event_to_window::{AtOnce, Plan, WindowAppend, WindowKey},
+    model::{time::Millis, window::WindowRule},
+};
+
+/// Version of everything under a partition's tag.
+const VERSION: u32 = 1;
+
+/// A repeat of a message sent at once is dropped within this many milliseconds.
+const REPEAT_SPAN_MS: i64 = 600_000;
+
+/// What the claimant finds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The accepted claim that wrote it last.
+    pub writer: Option<Uuid>,
+    /// Id of the source topic it belongs to.
+    pub topic: Option<String>,
+    /// Part of its keys' names.
+    pub incarnation: Option<String>,
+    /// Everything below this offset is applied.
+    pub applied: Option<i64>,
+    /// The last boundary closed below that.
+    pub closed: Option<Millis>,
+    /// It was written by a release that this one can read.
+    pub readable: bool,
+}
+
+/// What a batch came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Messages of windows that were repeats.
+    pub duplicates: u64,
+    /// Parts that were sealed.
+    pub sealed: u64,
+    /// For each message sent at once: it is a repeat.
+    pub repeats: Vec<bool>,
+}
+
+/// A sealed part that is not acknowledged yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedPart {
+    /// Its name in Redis.
+    pub name: String,
+    /// Source offset of the message that sealed it.
+    pub by: i64,
+    /// Its number, from 1.
+    pub part: u32,
+    /// Of which window.
+    pub key: WindowKey,
+}
+
+/// The state of one partition. Every method is one atomic operation and fails with [`StoreError::Fenced`] if another
+/// process has claimed the partition.
+pub struct WindowStore {
+    redis: Redis,
+    scripts: Scripts,
+    tag: String,
+    token: String,
+    incarnation: String,
+}
+
+struct Scripts {
+    claim: Script,
+    begin: Script,
+    apply: Script,
+    due: Script,
+    read: Script,
+    forget: Script,
+    parts: Script,
+    open: Script,
+}
+
+impl Scripts {
+    fn new() -> Self {
+        Self {
+            claim: Script::new(include_str!("claim.lua")),
+            begin: Script::new(include_str!("begin.lua")),
+            apply: Script::new(include_str!("apply.lua")),
+            due: Script::new(include_str!("due.lua")),
+            read: Script::new(include_str!("read.lua")),
+            forget: Script::new(include_str!("forget.lua")),
+            parts: Script::new(include_str!("parts.lua")),
+            open: Script::new(include_str!("open.lua")),
+        }
+    }
+}
+
+impl WindowStore {
+    /// The store of a partition, for a claim's token. Nothing is asked of Redis yet.
+    #[must_use]
+    pub fn new(redis: Redis, prefix: &str, partition: i32, token: Uuid) -> Self {
+        let tag = format!("{{{prefix}me:{partition}}}");
+        Self { redis, scripts: Scripts::new(), tag, token: token.to_string(), incarnation: String::new() }
+    }
+
+    fn owner(&self) -> String {
+        format!("{}:owner", self.tag)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}:{}:{name}", self.tag, self.incarnation)
+    }
+
+    fn due_key(&self, boundary: Millis) -> String {
+        self.key(&format!("due:{}", boundary.0))
+    }
+
+    /// Log and index of a window.
+    fn window_keys(&self, name: &str) -> [String; 2] {
+        [self.key(&format!("w:{name}")), self.key(&format!("i:{name}"))]
+    }
+
+    /// A call of a script with the owner's key first and the token first.
+    fn call<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
+        let mut call = script.key(self.owner());
+        call.arg(&self.token);
+        call
+    }
+
+    /// Makes this process the claimant: whoever wrote before is fenced from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn claim(&self) -> Result<Found, StoreError> {
+        type Answer =
+            (Option<u32>, Option<String>, Option<String>, Option<String>, Option<i64>, Option<String>);
+        let answer: Answer = self.redis.invoke(&self.call(&self.scripts.claim)).await?;
+        let (version, writer, topic, incarnation, applied, closed) = answer;
+        Ok(Found {
+            writer: writer.and_then(|writer| writer.parse().ok()),
+            topic,
+            incarnation,
+            applied,
+            closed: closed.and_then(|closed| closed.parse().ok()).map(Millis),
+            readable: version == Some(VERSION),
+        })
+    }
+
+    /// Goes on with the state that was found.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn go_on(&mut self, incarnation: String) -> Result<(), StoreError> {
+        let mut call = self.call(&self.scripts.begin);
+        call.arg(VERSION).arg("").arg("").arg("");
+        self.redis.invoke::<()>(&call).await?;
+        self.incarnation = incarnation;
+        Ok(())
+    }
+
+    /// Begins anew: nothing is open, everything below an offset counts as applied.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn begin_anew(&mut self, topic: &str, applied: i64) -> Result<(), StoreError> {
+        let incarnation = Uuid::new_v4().simple().to_string()[..8].to_owned();
+        let mut call = self.call(&self.scripts.begin);
+        call.arg(VERSION).arg(topic).arg(&incarnation).arg(applied);
+        self.redis.invoke::<()>(&call).await?;
+        self.incarnation = incarnation;
+        Ok(())
+    }
+
+    /// Applies a plan for the records from one position to the next.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] if the state is behind the batch.
+    pub async fn apply(
+        &self,
+        plan: &Plan,
+        from: i64,
+        to: i64,
+        closed: Option<Millis>,
+        rule: &WindowRule,
+    ) -> Result<Applied, StoreError> {
+        let filters = filter_buckets(&plan.at_once);
+        let mut call = self.call(&self.scripts.apply);
+        call.key(self.key("open")).key(self.key("parts"));
+        for bucket in filters.keys() {
+            call.key(self.key(&format!("seen:{bucket}")));
+        }
+        call.arg(from).arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
+        call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
+        call.arg(filters.len()).arg(plan.at_once.len()).arg(plan.windows.len());
+        for message in &plan.at_once {
+            let bucket = message.arrived.0.div_euclid(REPEAT_SPAN_MS);
+            call.arg(filters[&bucket]).arg(filters[&(bucket - 1)]);
+            call.arg(&message.repeat_key).arg(message.offset).arg(message.arrived.0);
+        }
+        for (key, window) in &plan.windows {
+            self.add_window(&mut call, key, window);
+        }
+        let (duplicates, sealed, repeats): (u64, u64, String) = self.redis.invoke(&call).await?;
+        Ok(Applied { duplicates, sealed, repeats: repeats.chars().map(|flag| flag == '1').collect() })
+    }
+
+    fn add_window(&self, call: &mut ScriptInvocation<'_>, key: &WindowKey, window: &WindowAppend) {
+        let name = key.name();
+        for key in self.window_keys(&name) {
+            call.key(key);
+        }
+        call.key(self.due_key(key.window.end));
+        call.arg(name).arg(key.window.end.0).arg(window.chats.len());
+        for (fingerprint, frame) in &window.chats {
+            call.arg(format!("{fingerprint:x}")).arg(frame);
+        }
+        call.arg(window.messages.len());
+        for message in &window.messages {
+            call.arg(message.offset)
+                .arg(&message.message_id)
+                .arg(message.size)
+                .arg(message.chat)
+                .arg(&message.frame);
+        }
+    }
+
+    /// The boundaries at which windows are open, with the first offset of the oldest.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn open_boundaries(&self) -> Result<BTreeMap<Millis, i64>, StoreError> {
+        let mut call = self.call(&self.scripts.open);
+        call.key(self.key("open"));
+        let open: HashMap<i64, i64> = self.redis.invoke(&call).await?;
+        Ok(open.into_iter().map(|(boundary, first)| (Millis(boundary), first)).collect())
+    }
+
+    /// Windows that end at a boundary, in the order of closing, from a rank on.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if a name can't be read.
+    pub async fn due(
+        &self,
+        boundary: Millis,
+        rank: usize,
+        most: usize,
+    ) -> Result<Vec<(WindowKey, i64)>, StoreError> {
+        let mut call = self.call(&self.scripts.due);
+        call.key(self.due_key(boundary)).arg(rank).arg(rank + most - 1);
+        let page: Vec<(String, i64)> = self.redis.invoke(&call).await?;
+        let parse = |(name, first): (String, i64)| {
+            let key =
+                WindowKey::parse(&name).ok_or(StoreError::Damaged(format!("name of a window: `{name}`")))?;
+            Ok((key, first))
+        };
+        page.into_iter().map(parse).collect()
+    }
+
+    /// Logs and part numbers of windows; 0 for one that was never cut.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn read(&self, windows: &[WindowKey]) -> Result<Vec<(Vec<u8>, u32)>, StoreError> {
+        let mut call = self.call(&self.scripts.read);
+        for key in windows.iter().flat_map(|window| self.window_keys(&window.name())) {
+            call.key(key);
+        }
+        self.redis.invoke(&call).await
+    }
+
+    /// Deletes closed windows.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn forget(&self, boundary: Millis, windows: &[WindowKey]) -> Result<(), StoreError> {
+        let mut call = self.call(&self.scripts.forget);
+        call.key(self.key("open")).key(self.due_key(boundary)).arg(boundary.0);
+        for name in windows.iter().map(WindowKey::name) {
+            for key in self.window_keys(&name) {
+                call.key(key);
+            }
+            call.arg(name);
+        }
+        self.redis.invoke(&call).await
+    }
+
+    /// The sealed parts that are not forgotten yet, in the order of their positions.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if a name can't be read.
+    pub async fn sealed_parts(&self) -> Result<Vec<SealedPart>, StoreError> {
+        let mut call = self.call(&self.scripts.parts);
+        call.key(self.key("parts")).arg("names");
+        let names: Vec<String> = self.redis.invoke(&call).await?;
+        let parse = |name: String| {
+            let mut fields = name.splitn(3, '/');
+            let mut part = || {
+                let by = fields.next()?.parse().ok()?;
+                let part = fields.next()?.parse().ok()?;
+                Some(SealedPart { name: name.clone(), by, part, key: WindowKey::parse(fields.next()?)? })
+            };
+            part().ok_or_else(|| StoreError::Damaged(format!("name of a part: `{name}`")))
+        };
+        let mut parts: Vec<SealedPart> = names.into_iter().map(parse).collect::<Result<_, _>>()?;
+        parts.sort_by_key(|part| (part.by, part.key.window.granularity));
+        Ok(parts)
+    }
+
+    /// The log of a sealed part.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn read_part(&self, part: &SealedPart) -> Result<Vec<u8>, StoreError> {
+        let mut call = self.call(&self.scripts.parts);
+        call.key(self.key("parts")).arg("read").arg(&part.name);
+        self.redis.invoke(&call).await
+    }
+
+    /// Deletes sealed parts.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn forget_parts(&self, names: &[String]) -> Result<(), StoreError> {
+        let mut call = self.call(&self.scripts.parts);
+        call.key(self.key("parts")).arg("forget").arg(names);
+        self.redis.invoke::<Vec<String>>(&call).await.map(drop)
+    }
+}
+
+/// The keys of the filter for repeats that a batch touches, by their ten minutes, each with its number from 1: those
+/// of each message's arrival, and the ones before.
+fn filter_buckets(at_once: &[AtOnce]) -> BTreeMap<i64, usize> {
+    let present = at_once.iter().map(|message| message.arrived.0.div_euclid(REPEAT_SPAN_MS));
+    let mut buckets: BTreeMap<i64, usize> =
+        present.flat_map(|bucket| [(bucket - 1, 0), (bucket, 0)]).collect();
+    for (number, index) in buckets.values_mut().zip(1..) {
+        *number = index;
+    }
+    buckets
+}

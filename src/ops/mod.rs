@@ -1,0 +1,7 @@
+//! What operators see: metrics, probes, logs; and how a process stops.
+
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod probes;
+pub mod shutdown;

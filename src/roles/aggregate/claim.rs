@@ -1,0 +1,146 @@
+//! Claiming a partition: a fresh token into Redis, then the committed offset is read, then a commit of it with the
+//! token is accepted for our generation, then work. Whoever wrote before is fenced by then, in Redis and in Kafka.
+
+use tracing::{error, info};
+use uuid::Uuid;
+
+use super::{Aggregate, Trouble, partition::Partition};
+use crate::{
+    config::StartFrom,
+    io::{
+        StoreError, clock,
+        kafka::intake::PartitionFeed,
+        redis::windows::{Found, WindowStore},
+    },
+    model::{bundle::Source, window::WindowRules},
+    wire::metadata::{AggregateMetadata, Metadata},
+};
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Self {
+        Self::Again(reason)
+    }
+}
+
+/// Claims a partition and moves its feed to where work begins.
+///
+/// # Errors
+/// [`Trouble`]
+pub(super) async fn claim<'a>(
+    role: &'a Aggregate,
+    feed: &mut PartitionFeed,
+    remembered: Option<i64>,
+) -> Result<Partition<'a>, Trouble> {
+    let partition = feed.partition;
+    let token = Uuid::new_v4();
+    let process = &role.process;
+    let mut store = WindowStore::new(process.redis.clone(), process.topics.prefix(), partition, token);
+    let found = store.claim().await?;
+    let (safe, mut metadata, former_token) = starting_point(role, feed, token).await?;
+    metadata.token = token;
+    if metadata.rules.adopt(role.windows.rule(), clock::now()) {
+        info!(partition, "other terms of windows take effect when the windows that are open have closed");
+    }
+    let text = metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
+    feed.commit(safe, text).await?;
+    let usable = is_usable(&found, &metadata.topic, former_token, safe.max(remembered.unwrap_or(safe)));
+    let applied =
+        if let (true, Found { incarnation: Some(incarnation), applied: Some(applied), closed, .. }) =
+            (usable, found)
+        {
+            store.go_on(incarnation).await?;
+            process.metrics.claims.with_label_values(&["aggregate", "kept"]).inc();
+            if let Some(closed) = closed {
+                metadata.boundaries.close(closed, applied);
+            }
+            applied
+        } else {
+            store.begin_anew(&metadata.topic, safe).await?;
+            let state = if former_token.is_some() { "rebuilt" } else { "new" };
+            process.metrics.claims.with_label_values(&["aggregate", state]).inc();
+            safe
+        };
+    let start = applied.min(metadata.none);
+    info!(
+        partition,
+        safe,
+        applied,
+        start,
+        state = if usable { "kept" } else { "begun anew" },
+        "partition claimed"
+    );
+    let source = Source { topic_id: metadata.topic.clone(), partition };
+    let state = Partition::new(role, store, source, metadata, applied, start).await?;
+    feed.start_at(start).await.map_err(|error| Trouble::Again(error.to_string()))?;
+    Ok(state)
+}
+
+/// True if the state is what the accepted claim before ours left, and no older than what was seen of it.
+fn is_usable(found: &Found, topic: &str, former_token: Option<Uuid>, at_least: i64) -> bool {
+    found.readable
+        && former_token.is_some()
+        && found.writer == former_token
+        && found.topic.as_deref() == Some(topic)
+        && found.incarnation.is_some()
+        && found.applied.is_some_and(|applied| applied >= at_least)
+}
+
+/// The safe offset, its metadata, and the token of the claim before ours.
+async fn starting_point(
+    role: &Aggregate,
+    feed: &PartitionFeed,
+    token: Uuid,
+) -> Result<(i64, AggregateMetadata, Option<Uuid>), Trouble> {
+    let (low, high) = feed.watermarks(&role.process.topics.message_events).await?;
+    let fresh = |offset| {
+        let rules = WindowRules::single(role.windows.rule());
+        AggregateMetadata::new(role.topic_id.clone(), token, offset, rules)
+    };
+    let Some((offset, text)) = feed.committed().await? else {
+        let offset = first_offset(role, feed, low, high).await?;
+        return Ok((offset, fresh(offset), None));
+    };
+    let metadata = AggregateMetadata::decode(&text).map_err(|error| Trouble::Fatal(error.to_string()))?;
+    if metadata.topic != role.topic_id {
+        info!(partition = feed.partition, "the topic was created anew; reading it from its beginning");
+        return Ok((low, fresh(low), None));
+    }
+    if offset > high {
+        return Err(Trouble::Fatal(format!(
+            "the committed offset {offset} of partition {} lies above the end {high} of its log",
+            feed.partition
+        )));
+    }
+    if offset < low {
+        let lost = low - offset;
+        error!(partition = feed.partition, lost, "records were deleted before they were read");
+        role.process.metrics.records_lost.with_label_values(&["aggregate"]).inc_by(lost as u64);
+        let mut metadata = metadata;
+        metadata.none = metadata.none.max(low);
+        metadata.parts = metadata.parts.max(low);
+        return Ok((low, metadata, None));
+    }
+    let former = metadata.token;
+    Ok((offset, metadata, Some(former)))
+}
+
+/// Where to start without a committed offset: at the beginning if nothing was ever published from this partition,
+/// else as the operator says.
+async fn first_offset(role: &Aggregate, feed: &PartitionFeed, low: i64, high: i64) -> Result<i64, Trouble> {
+    let (_, published) = feed.watermarks(&role.process.topics.bundles).await?;
+    match role.windows.from {
+        Some(StartFrom::Beginning) => Ok(low),
+        Some(StartFrom::End) => Ok(high),
+        None if published == 0 => Ok(low),
+        None => Err(Trouble::Fatal(format!(
+            "partition {} has no committed offset although `{}` holds bundles of it; say where to start with \
+             `--from beginning` or `--from end`",
+            feed.partition, role.process.topics.bundles
+        ))),
+    }
+}
+
+/// Redis can't serve: that passes by itself, so the same call is made again.
+pub(super) fn is_busy(error: &StoreError) -> bool {
+    matches!(error, StoreError::Busy(_))
+}

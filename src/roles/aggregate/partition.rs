@@ -1,0 +1,446 @@
+//! The work on one partition: records are applied, what is sent at once is published, boundaries are closed, and the
+//! safe offset is committed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    Aggregate, Trouble,
+    claim::is_busy,
+    progress::{Progress, safe_offset},
+};
+use crate::{
+    flow::{
+        event_to_window::{Plan, Planner, SourceRecord},
+        window_to_bundle::BundleRecord,
+    },
+    io::{
+        StoreError, clock,
+        kafka::{
+            intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
+            publisher::{AckGroup, Outgoing},
+        },
+        redis::windows::{Applied, WindowStore},
+    },
+    model::{bundle::Source, time::Millis},
+    wire::{
+        bundle,
+        metadata::{AggregateMetadata, Metadata},
+    },
+};
+
+/// Records applied by one script.
+const SEGMENT_RECORDS: usize = 500;
+/// How often the offset is committed, and the clock is looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// At most so many boundaries wait to be closed; then reading pauses.
+const PENDING_BOUNDARIES: usize = 2;
+/// At most so many batches wait for acknowledgements; then reading pauses.
+const PENDING_BATCHES: usize = 64;
+/// Pause before a call that Redis could not serve is made again.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+/// Age at which what is known of the brokers' clock is asked for again.
+const CLOCK_AGE: Duration = Duration::from_mins(1);
+
+/// A claimed partition.
+pub(super) struct Partition<'a> {
+    pub(super) role: &'a Aggregate,
+    pub(super) store: WindowStore,
+    pub(super) source: Source,
+    pub(super) metadata: AggregateMetadata,
+    pub(super) progress: Progress,
+    /// Boundaries at which windows are open, with the first offset of the oldest.
+    pub(super) open: BTreeMap<Millis, i64>,
+    /// Boundaries that are closed but whose windows are not all published.
+    pub(super) pending: BTreeSet<Millis>,
+    /// Rank of the next window to close at the first of them.
+    pub(super) rank: usize,
+    /// There may be sealed parts that are not listed yet.
+    pub(super) parts_sealed: bool,
+    /// Wakes the loop when acknowledgements come.
+    pub(super) wake: Arc<Notify>,
+    /// Everything below is applied in Redis.
+    applied: i64,
+    /// The next offset to take.
+    position: i64,
+    last_closed: Option<Millis>,
+    /// There was nothing more to read, and nothing has come since.
+    at_end: bool,
+    committed: (i64, String),
+    next_commit: Instant,
+    /// End offset when the clock was last looked at.
+    seen_end: Option<i64>,
+}
+
+impl<'a> Partition<'a> {
+    pub(super) async fn new(
+        role: &'a Aggregate,
+        store: WindowStore,
+        source: Source,
+        metadata: AggregateMetadata,
+        applied: i64,
+        start: i64,
+    ) -> Result<Self, Trouble> {
+        let open = store.open_boundaries().await?;
+        let last_closed = metadata.boundaries.closed_before(applied);
+        let pending = open.keys().copied().filter(|boundary| Some(*boundary) <= last_closed).collect();
+        Ok(Self {
+            role,
+            store,
+            source,
+            metadata,
+            progress: Progress::default(),
+            open,
+            pending,
+            rank: 0,
+            parts_sealed: true,
+            wake: Arc::new(Notify::new()),
+            applied,
+            position: start,
+            last_closed,
+            at_end: false,
+            committed: (0, String::new()),
+            next_commit: Instant::now(),
+            seen_end: None,
+        })
+    }
+
+    /// Everything below is applied.
+    pub(super) fn applied(&self) -> i64 {
+        self.applied
+    }
+
+    /// Works until the partition is revoked; then what was in flight is acknowledged and committed.
+    pub(super) async fn run(
+        &mut self,
+        feed: &mut PartitionFeed,
+        stop: &CancellationToken,
+    ) -> Result<(), Trouble> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.collect();
+            self.publish_parts().await?;
+            let more = self.close_some().await?;
+            if Instant::now() >= self.next_commit {
+                self.commit(feed).await?;
+            }
+            let room =
+                self.pending.len() <= PENDING_BOUNDARIES && self.progress.at_once.len() < PENDING_BATCHES;
+            let wake = self.wake.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                event = feed.next(), if room => match event {
+                    Some(FeedEvent::Records(batch)) => self.take(&batch, stop).await?,
+                    Some(FeedEvent::End) => self.at_end = true,
+                    None => break,
+                },
+                () = std::future::ready(()), if more => {}
+                () = wake.notified() => {}
+                _ = tick.tick() => self.close_by_clock(feed).await?,
+            }
+            self.report();
+        }
+        self.drain(feed).await
+    }
+
+    /// Waits for what is on its way and commits it.
+    async fn drain(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
+        while !self.progress.is_idle() {
+            let wake = self.wake.clone();
+            let _ = tokio::time::timeout(TICK, wake.notified()).await;
+            self.collect();
+        }
+        self.commit(feed).await
+    }
+
+    fn report(&self) {
+        let label = self.source.partition.to_string();
+        let metrics = &self.role.process.metrics;
+        metrics.boundaries_open.with_label_values(&[&label]).set(self.open.len() as i64);
+        metrics.last_progress.with_label_values(&["aggregate", &label]).set(clock::now().0 / 1000);
+    }
+
+    /// Takes in a batch, cut where a boundary closes.
+    async fn take(&mut self, batch: &RecordBatch, stop: &CancellationToken) -> Result<(), Trouble> {
+        self.at_end = false;
+        let fresh = tokio::select! {
+            fresh = self.role.process.tail.fresh_for(batch.polled_at) => fresh,
+            () = stop.cancelled() => return Ok(()),
+        };
+        if !fresh {
+            return Err(Trouble::Fatal("the settings are no longer read".to_owned()));
+        }
+        let mut segment: Vec<Record<'_>> = Vec::with_capacity(batch.len().min(SEGMENT_RECORDS));
+        let start = self.position;
+        for record in batch.iter().filter(|record| record.offset >= start) {
+            let closes = self.metadata.rules.at(record.arrived).closed_by(record.arrived);
+            let logged = self.metadata.boundaries.closed_before(record.offset);
+            let closed = logged.max(Some(closes)).max(self.last_closed);
+            if closed != self.last_closed || segment.len() == SEGMENT_RECORDS {
+                self.apply(&mut segment, record.offset, stop).await?;
+            }
+            if let Some(boundary) = closed.filter(|_| closed != self.last_closed) {
+                self.close(boundary, record.offset, "record");
+            }
+            segment.push(record);
+        }
+        self.apply(&mut segment, batch.next_offset(), stop).await
+    }
+
+    /// Closes a boundary before the record at an offset.
+    fn close(&mut self, boundary: Millis, offset: i64, by: &str) {
+        self.metadata.boundaries.close(boundary, offset);
+        self.last_closed = Some(boundary);
+        self.pending.extend(self.open.range(..=boundary).map(|(boundary, _)| *boundary));
+        self.role.process.metrics.boundaries_closed.with_label_values(&[by]).inc();
+        debug!(partition = self.source.partition, boundary = %boundary, offset, by, "boundary closed");
+    }
+
+    /// Applies records between which no boundary closes, up to the next offset.
+    async fn apply(
+        &mut self,
+        segment: &mut Vec<Record<'_>>,
+        next: i64,
+        stop: &CancellationToken,
+    ) -> Result<(), Trouble> {
+        if segment.is_empty() {
+            return Ok(());
+        }
+        let plan = self.plan(segment);
+        let rule = *self.metadata.rules.at(segment[segment.len() - 1].arrived);
+        let metrics = &self.role.process.metrics;
+        let started = Instant::now();
+        let applied = loop {
+            match self.store.apply(&plan, self.position, next, self.last_closed, &rule).await {
+                Ok(applied) => break applied,
+                Err(error) if is_busy(&error) => {
+                    self.redis_trouble("apply", &error, stop).await?;
+                    // It may have been carried out, and then its answer is lost.
+                    self.parts_sealed = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        metrics.redis_duration.with_label_values(&["apply"]).observe(started.elapsed().as_secs_f64());
+        self.publish(&plan, &applied, segment, next).await?;
+        self.count(&plan, &applied, segment);
+        self.note_open(&plan);
+        self.parts_sealed |= applied.sealed > 0;
+        self.position = next;
+        self.applied = self.applied.max(next);
+        segment.clear();
+        Ok(())
+    }
+
+    fn plan(&self, segment: &[Record<'_>]) -> Plan {
+        let directory = self.role.process.tail.directory();
+        let planner = Planner {
+            directory: &directory,
+            source: &self.source,
+            rules: &self.metadata.rules,
+            last_closed: self.last_closed,
+        };
+        let records = segment.iter().map(|record| {
+            let Record { offset, arrived, value, .. } = *record;
+            SourceRecord { offset, arrived, value }
+        });
+        planner.plan(records)
+    }
+
+    /// Windows that this batch may have opened hold the safe offset back.
+    fn note_open(&mut self, plan: &Plan) {
+        for (key, window) in &plan.windows {
+            let first =
+                window.messages.iter().map(|message| message.offset).find(|offset| *offset >= self.applied);
+            if let Some(first) = first {
+                let entry = self.open.entry(key.window.end).or_insert(first);
+                *entry = first.min(*entry);
+            }
+        }
+    }
+
+    /// Publishes what is sent at once, and the dead letters. What the metadata calls done was published before.
+    async fn publish(
+        &mut self,
+        plan: &Plan,
+        applied: &Applied,
+        segment: &[Record<'_>],
+        next: i64,
+    ) -> Result<(), Trouble> {
+        let acks = AckGroup::waking(&self.wake);
+        let done = self.metadata.none;
+        for (message, repeat) in plan.at_once.iter().zip(&applied.repeats) {
+            if *repeat || message.offset < done {
+                continue;
+            }
+            for record in &message.bundles {
+                self.publish_bundle(record, &acks).await?;
+            }
+        }
+        for letter in plan.dead_letters.iter().filter(|letter| letter.offset >= done) {
+            let Some(record) = segment.iter().find(|record| record.offset == letter.offset) else {
+                continue;
+            };
+            let headers = [
+                ("reason", letter.poison.reason.as_str().to_owned()),
+                ("detail", letter.poison.detail.clone()),
+                ("topic", self.role.process.topics.message_events.clone()),
+                ("partition", self.source.partition.to_string()),
+                ("offset", record.offset.to_string()),
+                ("arrived-at", record.arrived.0.to_string()),
+            ];
+            let outgoing = Outgoing {
+                topic: &self.role.process.topics.dead_letters,
+                partition: None,
+                key: record.key.unwrap_or_default(),
+                value: record.value,
+                headers: &headers,
+            };
+            self.role.process.publisher.publish(&outgoing, &acks).await?;
+        }
+        self.progress.at_once.push_back((next, acks));
+        Ok(())
+    }
+
+    /// Publishes a bundle in the partition that has the source partition's number.
+    pub(super) async fn publish_bundle(&self, record: &BundleRecord, acks: &AckGroup) -> Result<(), Trouble> {
+        let process = &self.role.process;
+        let headers = bundle::encode(&record.head);
+        let outgoing = Outgoing {
+            topic: &process.topics.bundles,
+            partition: Some(self.source.partition),
+            key: record.head.chat_id.as_str().as_bytes(),
+            value: Some(&record.body),
+            headers: &headers,
+        };
+        process.publisher.publish(&outgoing, acks).await?;
+        process.metrics.bundles_published.with_label_values(&[record.head.granularity.as_str()]).inc();
+        process.metrics.bundle_messages.observe(f64::from(record.head.messages));
+        Ok(())
+    }
+
+    fn count(&self, plan: &Plan, applied: &Applied, segment: &[Record<'_>]) {
+        let metrics = &self.role.process.metrics;
+        metrics.events_read.inc_by(segment.len() as u64);
+        metrics.events_accepted.inc_by(plan.accepted);
+        metrics.parts_sealed.inc_by(applied.sealed);
+        for (skip, count) in &plan.skips {
+            metrics.events_skipped.with_label_values(&[skip.as_str()]).inc_by(*count);
+        }
+        let repeats = applied.repeats.iter().filter(|repeat| **repeat).count() as u64;
+        metrics.events_skipped.with_label_values(&["duplicate"]).inc_by(applied.duplicates + repeats);
+        for letter in &plan.dead_letters {
+            metrics.dead_letters.with_label_values(&[letter.poison.reason.as_str()]).inc();
+            warn!(partition = self.source.partition, offset = letter.offset, poison = %letter.poison, "dead letter");
+        }
+        if let Some(last) = segment.last() {
+            metrics.apply_delay.observe(clock::now().since(last.arrived).as_secs_f64());
+        }
+    }
+
+    /// Redis can't serve: waits a little, nothing is committed meanwhile.
+    pub(super) async fn redis_trouble(
+        &self,
+        operation: &str,
+        error: &StoreError,
+        stop: &CancellationToken,
+    ) -> Result<(), Trouble> {
+        self.role.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
+        warn!(partition = self.source.partition, operation, %error, "waiting for redis");
+        tokio::select! {
+            () = tokio::time::sleep(BUSY_PAUSE) => Ok(()),
+            () = stop.cancelled() => Err(Trouble::Again("redis could not serve before the partition was revoked".to_owned())),
+        }
+    }
+
+    /// Commits the safe offset, then lets Redis forget what is committed as done.
+    async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
+        self.next_commit = Instant::now() + TICK;
+        let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
+        self.metadata.boundaries.trim(safe);
+        let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
+        if (safe, &text) != (self.committed.0, &self.committed.1) {
+            self.commit_now(feed, safe, text).await?;
+        }
+        self.forget().await
+    }
+
+    async fn commit_now(&mut self, feed: &PartitionFeed, safe: i64, text: String) -> Result<(), Trouble> {
+        let metrics = &self.role.process.metrics;
+        match feed.commit(safe, text.clone()).await {
+            Ok(()) => {
+                metrics.commits.with_label_values(&["aggregate"]).inc();
+                self.committed = (safe, text);
+                Ok(())
+            }
+            Err(CommitError::Failed(error)) => {
+                metrics.commit_failures.with_label_values(&["aggregate", "broker"]).inc();
+                Err(Trouble::Again(format!("the commit failed: {error}")))
+            }
+            Err(fenced) => {
+                metrics.commit_failures.with_label_values(&["aggregate", "fenced"]).inc();
+                Err(fenced.into())
+            }
+        }
+    }
+
+    /// Closes a boundary by the host's clock, where there is nothing to read that could. The decision is committed
+    /// before anything past it is applied, so that a replay decides the same.
+    async fn close_by_clock(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
+        if !self.at_end {
+            return Ok(());
+        }
+        let now = clock::now();
+        let rule = *self.metadata.rules.at(now);
+        let margin = Duration::from_millis((rule.grace_ms / 2).clamp(50, 5_000) as u64);
+        let boundary = rule.closed_by(now.minus(margin));
+        let due = self.open.range(..=boundary).any(|(open, _)| Some(*open) > self.last_closed);
+        if !due || !self.is_at_end(feed).await? || !self.clocks_agree(now, margin).await? {
+            return Ok(());
+        }
+        self.close(boundary, self.position, "clock");
+        let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
+        let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
+        self.commit_now(feed, safe, text).await
+    }
+
+    /// True if everything that is in the log has been applied. An end that lies beyond the last record, as after a
+    /// transaction, must be the same twice.
+    async fn is_at_end(&mut self, feed: &PartitionFeed) -> Result<bool, Trouble> {
+        let (_, end) = feed.watermarks(&self.role.process.topics.message_events).await?;
+        let same = self.seen_end.replace(end) == Some(end);
+        Ok(end == self.position || same)
+    }
+
+    /// True if the brokers' clock, as of the last minute, agrees with the host's.
+    async fn clocks_agree(&self, now: Millis, margin: Duration) -> Result<bool, Trouble> {
+        if self.role.process.embedded {
+            return Ok(true);
+        }
+        let publisher = &self.role.process.publisher;
+        let recent = |(_, at): &(i64, Millis)| now.since(*at) < CLOCK_AGE;
+        if publisher.broker_clock().as_ref().is_none_or(|x| !recent(x)) {
+            let topic = &self.role.process.topics.webhook_states;
+            let heartbeat = Outgoing { topic, partition: None, key: b"heartbeat", value: None, headers: &[] };
+            publisher.publish_and_wait(&heartbeat).await?;
+        }
+        let ahead = publisher.broker_clock().map_or(i64::MAX, |(ahead, _)| ahead.abs());
+        let agree = ahead <= crate::model::time::span_millis(margin);
+        if !agree {
+            warn!(
+                ahead_ms = ahead,
+                "the host's clock differs from the brokers'; windows close by records only"
+            );
+        }
+        Ok(agree)
+    }
+}

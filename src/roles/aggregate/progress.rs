@@ -1,0 +1,82 @@
+//! What of a partition's output is acknowledged, and what offset is safe therefore.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{
+    flow::event_to_window::WindowKey,
+    io::{kafka::publisher::AckGroup, redis::windows::SealedPart},
+    model::{position::ClosedWindow, time::Millis},
+    wire::metadata::AggregateMetadata,
+};
+
+/// A page of closed windows whose bundles are published.
+pub struct ClosedPage {
+    pub boundary: Millis,
+    pub windows: Vec<WindowKey>,
+    /// The last of them.
+    pub last: ClosedWindow,
+    pub acks: AckGroup,
+}
+
+/// Output that is on its way, in the order of each stream.
+#[derive(Default)]
+pub struct Progress {
+    /// The position after a batch, and its bundles and dead letters.
+    pub at_once: VecDeque<(i64, AckGroup)>,
+    /// Sealed parts that are published.
+    pub parts: VecDeque<(SealedPart, AckGroup)>,
+    /// Sealed parts that wait for closings before them.
+    pub parts_waiting: VecDeque<SealedPart>,
+    /// Closed windows.
+    pub closings: VecDeque<ClosedPage>,
+    /// Parts whose acknowledgement is to be committed before they are forgotten.
+    pub parts_done: Vec<SealedPart>,
+    /// Windows whose acknowledgement is to be committed before they are forgotten.
+    pub windows_done: Vec<(Millis, Vec<WindowKey>)>,
+}
+
+impl Progress {
+    /// Takes in what was acknowledged: moves the done positions of the metadata on. Returns the pages that are done
+    /// now.
+    ///
+    /// `parts_known_to` is the offset up to which all sealed parts are listed.
+    pub fn collect(
+        &mut self,
+        metadata: &mut AggregateMetadata,
+        parts_known_to: Option<i64>,
+    ) -> Vec<ClosedPage> {
+        while self.at_once.front().is_some_and(|(_, acks)| acks.is_complete()) {
+            if let Some((next, _)) = self.at_once.pop_front() {
+                metadata.none = metadata.none.max(next);
+            }
+        }
+        while self.parts.front().is_some_and(|(_, acks)| acks.is_complete()) {
+            self.parts_done.extend(self.parts.pop_front().map(|(part, _)| part));
+        }
+        let pending = self.parts.front().map(|(part, _)| part).or(self.parts_waiting.front());
+        if let Some(known_to) = parts_known_to {
+            metadata.parts = metadata.parts.max(pending.map_or(known_to, |part| part.by));
+        }
+        let mut pages = Vec::new();
+        while self.closings.front().is_some_and(|page| page.acks.is_complete()) {
+            if let Some(page) = self.closings.pop_front() {
+                metadata.closings = metadata.closings.max(Some(page.last));
+                self.windows_done.push((page.boundary, page.windows.clone()));
+                pages.push(page);
+            }
+        }
+        pages
+    }
+
+    /// True if nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.at_once.is_empty() && self.parts.is_empty() && self.closings.is_empty()
+    }
+}
+
+/// The offset to commit: the first record of the oldest window that is not done with, but nothing of which output is
+/// not acknowledged.
+pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>) -> i64 {
+    let oldest = open.values().min().copied().unwrap_or(i64::MAX);
+    oldest.min(metadata.none).min(metadata.parts)
+}

@@ -1,0 +1,258 @@
+//! One attempt, in the order of writes: the POST ends; the health of the webhook takes it in; its record is
+//! acknowledged; notices are published; the views follow. Only then is the delivery settled.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{Deliver, lane::Queued, settlements::InFlight};
+use crate::{
+    flow::{
+        delivery_to_outcome::{self, Ended, Reply, Request},
+        outcome_to_notice::{NoticeTopic, records},
+    },
+    io::{
+        StoreError, clock,
+        kafka::publisher::Outgoing,
+        redis::health::{Seen, initial},
+    },
+    model::{
+        delivery::Settlement,
+        health::{self, Failure, Health, Notice, NoticeKind, Verdict},
+        history::Current,
+        ids::WebhookId,
+        time::Millis,
+    },
+    wire::{attempt, notice},
+};
+
+/// Pause before a call that Redis could not serve is made again.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the lane last saw of its webhook's health.
+pub(super) type SharedSeen = Arc<Mutex<Seen>>;
+
+/// What an attempt came to.
+pub(super) struct Attempted {
+    pub queued: Queued,
+    pub settlement: Settlement,
+    pub health: Health,
+    /// Ends the attempt when it is dropped.
+    pub in_flight: InFlight,
+}
+
+impl Deliver {
+    /// Makes one attempt.
+    pub(super) async fn attempt(
+        self: Arc<Self>,
+        mut queued: Queued,
+        current: Current,
+        lease: Option<Uuid>,
+        seen: SharedSeen,
+        in_flight: InFlight,
+    ) -> Attempted {
+        let metrics = &self.process.metrics;
+        let (started_at, clock) = (clock::now(), Instant::now());
+        let request = delivery_to_outcome::request(&queued.delivery, &current.webhook, started_at);
+        metrics.requests_in_flight.inc();
+        let reply = self.post(&request).await;
+        metrics.requests_in_flight.dec();
+        let duration = clock.elapsed();
+        let settlement = delivery_to_outcome::settle(&mut queued.delivery, &current.webhook, &reply);
+        let outcome = reply.outcome(&current.webhook).as_str();
+        metrics.delivery_attempts.with_label_values(&[outcome]).inc();
+        metrics.attempt_duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
+        let error = delivery_to_outcome::customer_text(&reply, &current.webhook);
+        let (verdict, health) = self.take_in(&queued, &current, lease, &reply, error.as_deref(), &seen).await;
+        let record = delivery_to_outcome::record(&Ended {
+            delivery: &queued.delivery,
+            webhook: &current.webhook,
+            request: &request,
+            reply: &reply,
+            started_at,
+            duration_ms: duration.as_millis() as u64,
+            settlement,
+            verdict,
+            health: &health,
+        });
+        self.publish_record(&queued, &health, verdict, &attempt::encode(&record)).await;
+        let health = self.publish_notices(&current, health, &seen).await;
+        self.report(&queued, settlement, verdict, &health, error.as_deref());
+        Attempted { queued, settlement, health, in_flight }
+    }
+
+    /// On the runtime of the requests.
+    async fn post(&self, request: &Request) -> Reply {
+        let (client, request) = (self.client.clone(), request.clone());
+        let sent = self.requests.spawn(async move { client.post(&request).await });
+        // The runtime outlives the intake, and `post` does not panic.
+        sent.await.unwrap_or(Reply::Failed(crate::model::delivery::Outcome::Protocol))
+    }
+
+    /// Lets the health of the webhook take the attempt in.
+    async fn take_in(
+        &self,
+        queued: &Queued,
+        current: &Current,
+        lease: Option<Uuid>,
+        reply: &Reply,
+        error: Option<&str>,
+        seen: &SharedSeen,
+    ) -> (Verdict, Health) {
+        let retry_after = match reply {
+            Reply::Answered(answer) => answer.retry_after,
+            Reply::Failed(_) => None,
+        };
+        let jitter = rand::random();
+        let pause = |failures| self.settings.retry_schedule.pause(failures, jitter, retry_after);
+        let ended = health::Ended {
+            attempt: Failure { bundle: queued.delivery.head.bundle_id, attempt: queued.delivery.attempts },
+            activation: current.activation,
+            lease,
+            error,
+            at: clock::now(),
+            pause: &pause,
+        };
+        let webhook = &queued.delivery.head.webhook_id;
+        self.update_health(current, seen, |health| health.take(webhook, &ended)).await
+    }
+
+    /// Changes the health of a webhook, waiting for Redis as long as it takes.
+    pub(super) async fn update_health<T>(
+        &self,
+        current: &Current,
+        seen: &SharedSeen,
+        mut change: impl FnMut(&mut Health) -> T,
+    ) -> (T, Health) {
+        let webhook = &current.webhook.webhook_id;
+        let initial = initial(current.activation, current.disabled);
+        loop {
+            let mut known = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let result = self.health.update(webhook, &mut known, &initial, &mut change).await;
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = known;
+            match result {
+                Ok(answer) => return answer,
+                Err(error) => self.wait_for_redis("health", &error).await,
+            }
+        }
+    }
+
+    async fn wait_for_redis(&self, operation: &str, error: &StoreError) {
+        self.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
+        warn!(operation, %error, "waiting for redis");
+        tokio::time::sleep(BUSY_PAUSE).await;
+    }
+
+    /// Publishes the record of an attempt, and the webhook's health where its count changed; waits for the
+    /// acknowledgements.
+    async fn publish_record(&self, queued: &Queued, health: &Health, verdict: Verdict, record: &[u8]) {
+        let (topics, delivery) = (&self.process.topics, &queued.delivery);
+        let webhook = &delivery.head.webhook_id;
+        if verdict.counted || verdict.closed {
+            let key = format!("{webhook}/{}", delivery.partition);
+            let value = notice::encode_health(webhook, delivery.partition, health, clock::now());
+            let outgoing = Outgoing {
+                topic: &topics.webhook_health,
+                partition: None,
+                key: key.as_bytes(),
+                value: Some(&value),
+                headers: &[],
+            };
+            self.publish(&outgoing).await;
+        }
+        let outgoing = Outgoing {
+            topic: &topics.delivery_attempts,
+            partition: Some(delivery.partition),
+            key: webhook.as_str().as_bytes(),
+            value: Some(record),
+            headers: &[],
+        };
+        self.publish(&outgoing).await;
+        // A view: what is missing there is rebuilt from the topic.
+        if let Err(error) = self.log.push(webhook, record).await {
+            warn!(%webhook, %error, "an attempt is missing in the log of its webhook");
+        }
+    }
+
+    /// Publishes and waits for the acknowledgement. What can't be published ends the process.
+    async fn publish(&self, record: &Outgoing<'_>) {
+        if let Err(error) = self.process.publisher.publish_and_wait(record).await {
+            self.process.fail(format!("a record for `{}` could not be published: {error}", record.topic));
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Publishes what stands in the outbox, then clears it. After a crash in between, whoever sees it next publishes
+    /// it again under the same id.
+    pub(super) async fn publish_notices(
+        &self,
+        current: &Current,
+        health: Health,
+        seen: &SharedSeen,
+    ) -> Health {
+        if health.outbox.is_empty() {
+            return health;
+        }
+        for notice in &health.outbox {
+            self.publish_notice(current, notice).await;
+        }
+        let published = health.outbox;
+        let clear = |health: &mut Health| health.outbox.retain(|notice| !published.contains(notice));
+        self.update_health(current, seen, clear).await.1
+    }
+
+    async fn publish_notice(&self, current: &Current, notice: &Notice) {
+        let topics = &self.process.topics;
+        for record in records(&current.webhook, notice) {
+            let topic = match record.topic {
+                NoticeTopic::WebhookEvents => &topics.webhook_events,
+                NoticeTopic::Notifications => &topics.notifications,
+                NoticeTopic::WebhookStates => &topics.webhook_states,
+            };
+            let (key, value) = (record.key.as_bytes(), Some(record.value.as_slice()));
+            self.publish(&Outgoing { topic, partition: None, key, value, headers: &record.headers }).await;
+        }
+        let kind = crate::wire::notice::kind(notice.kind);
+        self.process.metrics.notices.with_label_values(&[kind]).inc();
+        if notice.kind == NoticeKind::Disabled {
+            let webhook: &WebhookId = &current.webhook.webhook_id;
+            info!(%webhook, failures = notice.failures, error = notice.last_error, "webhook disabled");
+        }
+    }
+
+    fn report(
+        &self,
+        queued: &Queued,
+        settlement: Settlement,
+        verdict: Verdict,
+        health: &Health,
+        error: Option<&str>,
+    ) {
+        let metrics = &self.process.metrics;
+        let head = &queued.delivery.head;
+        match settlement {
+            Settlement::Delivered => {
+                metrics.bundles_settled.with_label_values(&["delivered"]).inc();
+                metrics.delivery_latency.observe(clock::now().since(head.arrived_at).as_secs_f64());
+            }
+            Settlement::Rejected => metrics.bundles_settled.with_label_values(&["rejected"]).inc(),
+            Settlement::Open => {}
+        }
+        if verdict.closed || verdict.counted {
+            metrics.circuit_changes.with_label_values(&[health.circuit.as_str()]).inc();
+        }
+        if let Some(error) = error {
+            let (webhook, failures) = (&head.webhook_id, health.failures);
+            info!(%webhook, bundle = %head.bundle_id, error, failures, counted = verdict.counted, "attempt failed");
+        }
+    }
+}
+
+/// The time of the next attempt that a permission to wait names.
+pub(super) fn span_until(at: Millis) -> Duration {
+    at.since(clock::now())
+}

@@ -1,0 +1,105 @@
+//! The role `deliver`: `bundles` to the customers' URLs.
+
+mod activations;
+mod attempt;
+mod lane;
+mod partition;
+mod settlements;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{Semaphore, mpsc};
+
+use self::lane::{Lane, Queued};
+use super::process::Process;
+use crate::{
+    config::DeliverySettings,
+    io::{
+        http::HttpClient,
+        kafka::intake::{Intake, IntakeOptions},
+        redis::{health::HealthStore, log::AttemptLog},
+    },
+    model::ids::WebhookId,
+};
+
+/// What the workers of all partitions and the lanes of all webhooks share.
+struct Deliver {
+    process: Process,
+    settings: DeliverySettings,
+    client: HttpClient,
+    health: HealthStore,
+    log: AttemptLog,
+    /// Requests run apart, so that no endpoint can delay the reading.
+    requests: tokio::runtime::Handle,
+    /// Room for bundles that wait, in KiB.
+    memory: Arc<Semaphore>,
+    lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Queued>>>,
+}
+
+/// Starts the role. It runs until the intake is stopped. `requests` is the runtime that requests run on.
+///
+/// # Errors
+/// If Kafka or TLS refuse what the role begins with.
+pub fn start(
+    process: &Process,
+    settings: DeliverySettings,
+    requests: tokio::runtime::Handle,
+) -> anyhow::Result<Intake> {
+    let options = IntakeOptions {
+        topic: process.topics.bundles.clone(),
+        group: process.topics.group("deliver"),
+        drain: settings.drain(),
+        embedded: process.embedded,
+    };
+    let prefix = process.topics.prefix();
+    let deliver = Arc::new(Deliver {
+        client: HttpClient::new(settings.addresses(), settings.request_timeout)?,
+        health: HealthStore::new(process.redis.clone(), prefix),
+        log: AttemptLog::new(process.redis.clone(), prefix),
+        memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
+        lanes: Mutex::default(),
+        process: process.clone(),
+        settings,
+        requests,
+    });
+    tokio::spawn(activations::keep(process.clone()));
+    let spawn = Box::new(move |feed| {
+        let deliver = deliver.clone();
+        Box::pin(async move { partition::work(deliver, feed).await }) as _
+    });
+    Ok(Intake::start(&process.kafka, options, spawn)?)
+}
+
+impl Deliver {
+    /// Hands a delivery to the lane of its webhook, which begins if there is none.
+    fn offer(self: &Arc<Self>, queued: Queued) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let webhook = queued.delivery.head.webhook_id.clone();
+        let queued = match lanes.get(&webhook) {
+            Some(lane) => match lane.send(queued) {
+                Ok(()) => return,
+                // Its task died; the panic was reported.
+                Err(returned) => returned.0,
+            },
+            None => queued,
+        };
+        let (sender, inbox) = mpsc::unbounded_channel();
+        // Just created: its receiver is alive.
+        let _ = sender.send(queued);
+        lanes.insert(webhook.clone(), sender);
+        tokio::spawn(Lane::new(self.clone(), webhook, inbox).run());
+    }
+
+    /// Ends a lane that has nothing to do, unless something was offered to it meanwhile.
+    fn retire(&self, webhook: &WebhookId, inbox: &mpsc::UnboundedReceiver<Queued>) -> bool {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = inbox.is_empty();
+        if idle {
+            lanes.remove(webhook);
+        }
+        idle
+    }
+}

@@ -1,0 +1,233 @@
+//! The work on one partition of `bundles`: records are read, repeats are dropped, deliveries go to their lanes, and
+//! the contiguous prefix of what is settled is committed.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::{Deliver, lane::Queued, settlements::Settlements};
+use crate::{
+    flow::bundle_to_delivery::{Admission, Delivery, TakenIn, admit},
+    io::{
+        clock,
+        kafka::intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
+    },
+    wire::{
+        bundle,
+        metadata::{DeliverMetadata, Metadata},
+    },
+};
+
+/// How often the offset is committed.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before a claim is tried again.
+const CLAIM_PAUSE: Duration = Duration::from_millis(500);
+/// At most so many bundles are read ahead of the oldest that is not settled.
+const READ_AHEAD: usize = 20_000;
+
+/// Claims a partition and works on it, again and again, until it is revoked.
+pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
+    let stop = feed.stopped();
+    let owned = deliver.process.metrics.partitions_owned.with_label_values(&["deliver"]);
+    owned.inc();
+    while !stop.is_cancelled() {
+        // Ends the deliveries of this claim, however it ends.
+        let claim = stop.child_token();
+        let ended = match Worker::claim(deliver.clone(), &mut feed, claim.clone()).await {
+            Ok(mut worker) => worker.run(&mut feed, &stop).await,
+            Err(problem) => Err(problem),
+        };
+        claim.cancel();
+        match ended {
+            Ok(()) => break,
+            Err(problem) => warn!(partition = feed.partition, problem, "claiming the partition again"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(CLAIM_PAUSE) => {}
+        }
+    }
+    owned.dec();
+}
+
+struct Worker {
+    deliver: Arc<Deliver>,
+    partition: i32,
+    token: Uuid,
+    /// What was taken in so far; the settled part of it is committed.
+    taken_in: TakenIn,
+    settlements: Settlements,
+    position: i64,
+    /// Offset of `delivery-attempts` to replay from.
+    attempts: i64,
+    committed: (i64, String),
+}
+
+impl Worker {
+    /// Commits the offset as it stands under a fresh token: whoever owned the partition before is fenced by then.
+    async fn claim(
+        deliver: Arc<Deliver>,
+        feed: &mut PartitionFeed,
+        revoked: CancellationToken,
+    ) -> Result<Self, String> {
+        let token = Uuid::new_v4();
+        let topics = &deliver.process.topics;
+        let (low, high) = feed.watermarks(&topics.bundles).await.map_err(describe)?;
+        let (start, taken_in, attempts) = if let Some((offset, text)) =
+            feed.committed().await.map_err(describe)?
+        {
+            let metadata = DeliverMetadata::decode(&text).map_err(|error| error.to_string())?;
+            let (topic, highest) = metadata.highest().map_err(|error| error.to_string())?;
+            if offset < low {
+                let lost = (low - offset) as u64;
+                error!(partition = feed.partition, lost, "bundles were deleted before they were delivered");
+                deliver.process.metrics.records_lost.with_label_values(&["deliver"]).inc_by(lost);
+            }
+            (offset.clamp(low, high), TakenIn { topic, highest }, metadata.attempts)
+        } else {
+            let (_, end) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
+            (low, TakenIn::default(), end)
+        };
+        let metadata = DeliverMetadata::new(token, taken_in.topic.clone(), &taken_in.highest, attempts);
+        let text = metadata.encode().map_err(|error| error.to_string())?;
+        feed.commit(start, text.clone()).await.map_err(describe)?;
+        deliver.process.metrics.claims.with_label_values(&["deliver", "kept"]).inc();
+        feed.start_at(start).await.map_err(|error| error.to_string())?;
+        info!(partition = feed.partition, start, "partition claimed");
+        Ok(Self {
+            partition: feed.partition,
+            settlements: Settlements::new(start, taken_in.clone(), revoked),
+            deliver,
+            token,
+            taken_in,
+            position: start,
+            attempts,
+            committed: (start, text),
+        })
+    }
+
+    async fn run(&mut self, feed: &mut PartitionFeed, stop: &CancellationToken) -> Result<(), String> {
+        let mut next_commit = Instant::now() + COMMIT_INTERVAL;
+        let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        loop {
+            let room = self.settlements.unsettled() < READ_AHEAD;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = tick.tick() => {}
+                event = feed.next(), if room => match event {
+                    Some(FeedEvent::Records(batch)) => self.take(feed, &batch, stop).await?,
+                    Some(FeedEvent::End) => {}
+                    None => break,
+                },
+            }
+            if Instant::now() >= next_commit {
+                next_commit = Instant::now() + COMMIT_INTERVAL;
+                self.commit(feed).await?;
+            }
+        }
+        self.settlements.drained().await;
+        self.commit(feed).await
+    }
+
+    /// Takes in a batch. Waits while the memory for waiting bundles is full.
+    async fn take(
+        &mut self,
+        feed: &PartitionFeed,
+        batch: &RecordBatch,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
+        let start = self.position;
+        for record in batch.iter().filter(|record| record.offset >= start) {
+            let Some(room) = self.room_for(feed, &record, stop).await? else {
+                return Ok(());
+            };
+            self.take_one(&record, room);
+            self.position = record.offset + 1;
+        }
+        Ok(())
+    }
+
+    /// Memory for a bundle; none if the partition was revoked. Commits go on meanwhile.
+    async fn room_for(
+        &mut self,
+        feed: &PartitionFeed,
+        record: &Record<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Option<OwnedSemaphorePermit>, String> {
+        let most = self.deliver.settings.waiting_memory * 1024;
+        let kib = (record.value.unwrap_or_default().len() as u32 / 1024 + 1).min(most);
+        loop {
+            let memory = self.deliver.memory.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(None),
+                permit = memory.acquire_many_owned(kib) => {
+                    return permit.map(Some).map_err(|error| error.to_string());
+                }
+                () = tokio::time::sleep(COMMIT_INTERVAL) => self.commit(feed).await?,
+            }
+        }
+    }
+
+    fn take_one(&mut self, record: &Record<'_>, room: OwnedSemaphorePermit) {
+        let process = &self.deliver.process;
+        process.metrics.bundles_read.inc();
+        let head = match bundle::decode(record.headers.iter().copied()) {
+            Ok(head) => head,
+            Err(problem) => {
+                error!(partition = self.partition, offset = record.offset, %problem, "a record that is no bundle");
+                self.settlements.read(record.offset, None, true);
+                return;
+            }
+        };
+        let admission = admit(&mut self.taken_in, &head, &process.tail.directory());
+        self.settlements.read(record.offset, Some(&head), admission != Admission::Deliver);
+        match admission {
+            Admission::Repeat => process.metrics.bundles_repeated.inc(),
+            Admission::Dropped => process.metrics.bundles_settled.with_label_values(&["dropped"]).inc(),
+            Admission::Deliver => {
+                let body = bytes::Bytes::copy_from_slice(record.value.unwrap_or_default());
+                let (partition, offset) = (self.partition, record.offset);
+                let delivery = Delivery { head, body, partition, offset, attempts: 0, refusals: 0 };
+                let settlements = self.settlements.clone();
+                self.deliver.offer(Queued::new(delivery, settlements, room, &process.metrics));
+            }
+        }
+    }
+
+    async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), String> {
+        let metrics = &self.deliver.process.metrics;
+        let (offset, taken_in) = self.settlements.settled();
+        let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, self.attempts);
+        let text = metadata.encode().map_err(|error| error.to_string())?;
+        let label = self.partition.to_string();
+        metrics.lag_records.with_label_values(&["deliver", &label]).set(self.settlements.unsettled() as i64);
+        metrics.last_progress.with_label_values(&["deliver", &label]).set(clock::now().0 / 1000);
+        if (offset, &text) == (self.committed.0, &self.committed.1) {
+            return Ok(());
+        }
+        let result = feed.commit(offset, text.clone()).await;
+        let cause = match &result {
+            Ok(()) => {
+                metrics.commits.with_label_values(&["deliver"]).inc();
+                self.committed = (offset, text);
+                return Ok(());
+            }
+            Err(CommitError::Fenced(_)) => "fenced",
+            Err(CommitError::Failed(_)) => "broker",
+        };
+        metrics.commit_failures.with_label_values(&["deliver", cause]).inc();
+        result.map_err(describe)
+    }
+}
+
+fn describe(error: CommitError) -> String {
+    error.to_string()
+}

@@ -1,0 +1,148 @@
+//! Composition: each role connects the steps of `flow` to Kafka, Redis and HTTP.
+
+pub mod aggregate;
+pub mod deliver;
+pub mod dev;
+pub mod process;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::process::Process;
+use crate::{
+    config::{
+        AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, KafkaSettings, OpsSettings,
+        RedisSettings, WindowSettings,
+    },
+    io::kafka::intake::Intake,
+};
+
+/// How long the last acknowledgements may take when the process stops.
+const FLUSH: Duration = Duration::from_secs(10);
+/// Threads for requests.
+const REQUEST_THREADS: usize = 2;
+
+/// The roles of a process and what they need.
+pub struct Roles {
+    pub kafka: KafkaSettings,
+    pub redis: RedisSettings,
+    pub ops: OpsSettings,
+    /// The role `aggregate`, if it runs here.
+    pub aggregate: Option<WindowSettings>,
+    /// The role `deliver`, if it runs here.
+    pub deliver: Option<DeliverySettings>,
+    /// On the embedded broker.
+    pub embedded: bool,
+}
+
+impl From<AggregateCommand> for Roles {
+    fn from(command: AggregateCommand) -> Self {
+        let AggregateCommand { kafka, redis, windows, ops } = command;
+        Self { kafka, redis, ops, aggregate: Some(windows), deliver: None, embedded: false }
+    }
+}
+
+impl From<DeliverCommand> for Roles {
+    fn from(command: DeliverCommand) -> Self {
+        let DeliverCommand { kafka, redis, delivery, ops } = command;
+        Self { kafka, redis, ops, aggregate: None, deliver: Some(delivery), embedded: false }
+    }
+}
+
+impl From<AllCommand> for Roles {
+    fn from(command: AllCommand) -> Self {
+        let AllCommand { kafka, redis, windows, delivery, ops } = command;
+        Self { kafka, redis, ops, aggregate: Some(windows), deliver: Some(delivery), embedded: false }
+    }
+}
+
+impl Roles {
+    /// Runs until it is told to stop, then drains.
+    ///
+    /// # Errors
+    /// If the process can't begin, or something went wrong that only a restart or an operator can mend.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        // Ends what serves the roles, after them.
+        let end = CancellationToken::new();
+        let _ended = end.clone().drop_guard();
+        let starting = Process::start(self.kafka, &self.redis, &self.ops, self.embedded, &end);
+        let (process, unusable) = tokio::select! {
+            started = starting => started?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let requests = RequestRuntime::start()?;
+        let mut intakes = Vec::new();
+        if let Some(windows) = self.aggregate {
+            let intake = tokio::select! {
+                intake = aggregate::start(&process, windows, unusable) => intake?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            intakes.push(("aggregate", intake));
+        }
+        if let Some(settings) = self.deliver {
+            intakes.push(("deliver", deliver::start(&process, settings, requests.handle())?));
+        }
+        for (name, intake) in &intakes {
+            process.probes.watch_loop(name, intake.turns.clone());
+        }
+        info!("running");
+        let failure = wait(&process, &intakes, &stop).await;
+        for (name, intake) in intakes {
+            intake.stop().await.with_context(|| format!("the consumer of {name} can't go on"))?;
+        }
+        if let Some(reason) = failure {
+            bail!(reason);
+        }
+        process.publisher.flush(FLUSH).await.context("the last records were not acknowledged")?;
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Waits for the order to stop (none), or for what must end the process.
+async fn wait(process: &Process, intakes: &[(&str, Intake)], stop: &CancellationToken) -> Option<String> {
+    let mut check = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            reason = process.failed() => return Some(reason),
+            _ = check.tick() => {
+                if let Some((name, _)) = intakes.iter().find(|(_, intake)| !intake.is_running()) {
+                    warn!(role = name, "the consumer has ended");
+                    return Some(format!("the consumer of {name} has ended"));
+                }
+            }
+        }
+    }
+}
+
+/// Requests run on threads of their own.
+struct RequestRuntime(Option<tokio::runtime::Runtime>);
+
+impl RequestRuntime {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .worker_threads(REQUEST_THREADS)
+            .thread_name("requests")
+            .enable_all()
+            .build()
+            .map(|runtime| Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> tokio::runtime::Handle {
+        self.0.as_ref().map_or_else(tokio::runtime::Handle::current, |runtime| runtime.handle().clone())
+    }
+}
+
+impl Drop for RequestRuntime {
+    /// Dropping a runtime would block, which is not allowed here.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What every role of a process shares.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{KafkaSettings, OpsSettings, RedisSettings},
+    io::{
+        Redis,
+        kafka::{
+            Topics,
+            publisher::Publisher,
+            tail::{SettingsTail, Unusable},
+        },
+    },
+    ops::{http, metrics::Metrics, probes::Probes},
+};
+
+/// Connections, the directory of webhooks, metrics, and the way to end it all.
+#[derive(Clone)]
+pub struct Process {
+    pub kafka: KafkaSettings,
+    pub topics: Topics,
+    pub redis: Redis,
+    pub publisher: Publisher,
+    pub tail: SettingsTail,
+    pub metrics: Metrics,
+    pub probes: Probes,
+    /// Runs on the embedded broker, which lacks a clock and more.
+    pub embedded: bool,
+    failure: Arc<watch::Sender<Option<String>>>,
+}
+
+impl Process {
+    /// Connects to everything and opens the port of operations.
+    ///
+    /// # Errors
+    /// If a setting can't be used or the port is taken.
+    pub async fn start(
+        kafka: KafkaSettings,
+        redis: &RedisSettings,
+        ops: &OpsSettings,
+        embedded: bool,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Unusable>)> {
+        let (metrics, probes) = (Metrics::start()?, Probes::default());
+        let bound = http::serve(ops.http_addr, metrics.clone(), probes.clone(), stop.clone()).await;
+        let bound = bound.map_err(|error| {
+            anyhow::anyhow!("the address `{}` of --http-addr can't be opened: {error}", ops.http_addr)
+        })?;
+        tracing::info!(addr = %bound, "serving /metrics, /livez and /readyz");
+        let topics = Topics::new(&kafka.topics);
+        let publisher = Publisher::new(&kafka, embedded)?;
+        let (sender, unusable) = mpsc::unbounded_channel();
+        let tail = SettingsTail::start(&kafka, &topics, embedded, stop.clone(), sender)?;
+        let ready = tail.clone();
+        probes.require(move || {
+            if ready.is_ready() { Ok(()) } else { Err("the settings have not been read yet".to_owned()) }
+        });
+        let redis = Redis::connect(redis).await?;
+        let failure = Arc::new(watch::Sender::new(None));
+        Ok((Self { kafka, topics, redis, publisher, tail, metrics, probes, embedded, failure }, unusable))
+    }
+
+    /// Ends the process: something is wrong that only a restart or an operator can mend.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(reason, "the process ends");
+        self.failure.send_replace(Some(reason));
+    }
+
+    /// Waits for something that must end the process.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.subscribe();
+        tokio::select! {
+            reason = self.publisher.failed() => reason,
+            reason = failure.wait_for(Option::is_some) => {
+                reason.ok().and_then(|reason| reason.clone()).unwrap_or_default()
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Apache Kafka from its own jars: one for all tests, and clusters of their own for tests that break them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::children::{self, tail};
+use super::records::forget;
+use super::{HeldPort, LIMIT, blocking, report, wait_until};
+
+/// Where the starter's scripts are.
+const LOCAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/local");
+
+/// The Apache Kafka that all tests share: one node, or the broker that `BUNDLEHOOK_TEST_KAFKA` names.
+///
+/// `None` if there is none to be had; the test is then listed as not run, and should return.
+///
+/// # Panics
+///
+/// If it does not start, or if there is none and `CI=true`.
+pub async fn kafka() -> Option<&'static Kafka> {
+    let shared = shared().await;
+    if let Err(reason) = shared {
+        report::not_run(reason);
+    }
+    shared.as_ref().ok()
+}
+
+/// The shared Apache Kafka, or why there is none.
+pub(super) async fn shared() -> &'static Result<Kafka, String> {
+    static SHARED: tokio::sync::OnceCell<Result<Kafka, String>> = tokio::sync::OnceCell::const_new();
+    SHARED
+        .get_or_init(async || match std::env::var("BUNDLEHOOK_TEST_KAFKA") {
+            Ok(servers) => Ok(Kafka::given(servers)),
+            Err(_) => Kafka::launch(1, false).await,
+        })
+        .await
+}
+
+/// A running cluster. Dropping it kills it.
+#[derive(Debug)]
+pub struct Kafka {
+    servers: String,
+    version: String,
+    nodes: Vec<Node>,
+}
+
+/// A broker, which is a controller too.
+#[derive(Debug)]
+struct Node {
+    port: HeldPort,
+    controller: HeldPort,
+    folder: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+impl Kafka {
+    /// Starts a cluster of its own for a test that kills brokers; 1 or 3 nodes.
+    ///
+    /// `None` if there are no jars to be had; the test is then listed as not run, and should return.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start, or if there are no jars and `CI=true`.
+    pub async fn start(nodes: usize) -> Option<Self> {
+        match Self::launch(nodes, true).await {
+            Ok(kafka) => Some(kafka),
+            Err(reason) => {
+                report::not_run(&reason);
+                None
+            }
+        }
+    }
+
+    /// A cluster that somebody else runs.
+    fn given(servers: String) -> Self {
+        let version = format!("the broker of BUNDLEHOOK_TEST_KAFKA, {servers}");
+        report::broker(&version);
+        Self { servers, version, nodes: Vec::new() }
+    }
+
+    async fn launch(count: usize, breakable: bool) -> Result<Self, String> {
+        let jars = jars().await.as_ref().map_err(Clone::clone)?;
+        let nodes: Vec<Node> = (0..count).map(|_| Node::new()).collect();
+        let voters: Vec<_> =
+            (1..).zip(&nodes).map(|(id, node)| format!("{id}@{}", node.controller.addr())).collect();
+        for (id, node) in (1..).zip(&nodes) {
+            node.write_settings(id, &voters.join(","), count, breakable);
+        }
+        let servers: Vec<_> = nodes.iter().map(|node| node.port.addr().to_string()).collect();
+        let kafka = Self { servers: servers.join(","), version: version_of(jars), nodes };
+        kafka.format().await;
+        for node in &kafka.nodes {
+            node.start();
+        }
+        for node in &kafka.nodes {
+            node.wait_ready(count).await;
+        }
+        report::broker(&kafka.version);
+        Ok(kafka)
+    }
+
+    /// Gives the cluster its id.
+    async fn format(&self) {
+        let cluster = format!("{}A", &uuid::Uuid::new_v4().simple().to_string()[..21]);
+        let mut running: Vec<_> = self.nodes.iter().map(|node| (node.format(&cluster), node.log())).collect();
+        blocking(move || {
+            for (child, log) in &mut running {
+                let status = child.wait().expect("a child can be waited for");
+                assert!(status.success(), "Apache Kafka's folder could not be formatted:\n{}", tail(log, 20));
+            }
+        })
+        .await;
+    }
+
+    /// What clients connect to: `127.0.0.1:…`, several separated by commas.
+    pub fn servers(&self) -> &str {
+        &self.servers
+    }
+
+    /// Name and version, for people.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// A prefix for the topics of one test that no other test has.
+    #[expect(clippy::unused_self, reason = "a prefix is for a broker\'s topics, and reads so")]
+    pub fn prefix(&self) -> String {
+        unique_prefix()
+    }
+
+    /// Makes a topic, on all nodes, and waits until each partition can be written.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses.
+    pub async fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+        let replicas =
+            TopicReplication::Fixed(i32::try_from(self.nodes.len().clamp(1, 3)).expect("at most 3"));
+        let mut topic = NewTopic::new(name, partitions, replicas);
+        for (key, value) in config {
+            topic = topic.set(key, value);
+        }
+        let admin: AdminClient<DefaultClientContext> =
+            client(&self.servers).create().expect("an admin client needs no network");
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT)).request_timeout(Some(LIMIT));
+        let answers = admin.create_topics([&topic], &options).await;
+        let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
+        answer.unwrap_or_else(|(_, error)| panic!("failed to create topic `{name}`: {error}"));
+        wait_for_leaders(&self.servers, name, partitions).await;
+    }
+
+    /// Kills a broker without warning, counted from 0; clients are refused until [`Kafka::restart`].
+    pub fn kill9(&self, node: usize) {
+        let child = self.nodes[node].child.lock().expect("no holder panics").take();
+        children::end(&mut child.expect("the broker runs"));
+    }
+
+    /// Starts a broker that was killed, on its data and port, and waits until it serves.
+    pub async fn restart(&self, node: usize) {
+        self.nodes[node].start();
+        self.nodes[node].wait_ready(1).await;
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        forget(&self.servers);
+        for node in &self.nodes {
+            if let Some(mut child) = node.child.lock().expect("no holder panics").take() {
+                children::end(&mut child);
+            }
+            // A later run removes what is left.
+            let _ = fs::remove_dir_all(&node.folder);
+        }
+    }
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            port: HeldPort::new(),
+            controller: HeldPort::new(),
+            folder: children::folder("kafka"),
+            child: Mutex::new(None),
+        }
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.folder.join("kafka.properties")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("kafka.log")
+    }
+
+    /// Writes the common settings and this node's; a later line wins.
+    fn write_settings(&self, id: usize, voters: &str, nodes: usize, breakable: bool) {
+        let common = fs::read_to_string(Path::new(LOCAL).join("kafka.properties"));
+        let mut text = common.expect("deploy/local/kafka.properties is there");
+        let (port, controller, log) = (self.port.addr(), self.controller.addr(), self.folder.join("log"));
+        let listeners = format!("PLAINTEXT://{port},CONTROLLER://{controller}");
+        let own = format!(
+            "\nnode.id={id}\nlisteners={listeners}\nadvertised.listeners={listeners}\n\
+             controller.quorum.voters={voters}\nlog.dirs={}\n",
+            log.display(),
+        );
+        text.push_str(&own);
+        if breakable {
+            // A broker that was killed is given up, and may come back, after its session.
+            text.push_str("broker.heartbeat.interval.ms=200\nbroker.session.timeout.ms=1500\n");
+        }
+        if nodes > 1 {
+            let replicas = "default.replication.factor=3\nmin.insync.replicas=2\n\
+                offsets.topic.replication.factor=3\n\
+                transaction.state.log.replication.factor=3\ntransaction.state.log.min.isr=2\n";
+            text.push_str(replicas);
+        }
+        fs::write(self.settings(), text).expect("the rig's folder can be written");
+    }
+
+    fn format(&self, cluster: &str) -> Child {
+        let mut command = java();
+        command.args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]).arg(self.settings());
+        children::spawn(command, &self.log())
+    }
+
+    fn start(&self) {
+        let mut command = java();
+        command.args(["-Xmx512m", "-XX:+UseSerialGC", "kafka.Kafka"]).arg(self.settings());
+        let child = children::spawn(command, &self.log());
+        let former = self.child.lock().expect("no holder panics").replace(child);
+        assert!(former.is_none(), "the broker already runs");
+    }
+
+    /// Waits until the broker serves clients and knows of at least so many brokers, itself among them.
+    async fn wait_ready(&self, brokers: usize) {
+        let addr = self.port.addr();
+        wait_until("Apache Kafka to listen", LIMIT, async || {
+            self.assert_runs();
+            tokio::net::TcpStream::connect(addr).await.is_ok()
+        })
+        .await;
+        let consumer: BaseConsumer = client(&addr.to_string()).create().expect("a consumer needs no network");
+        let consumer = std::sync::Arc::new(consumer);
+        wait_until("Apache Kafka to serve", LIMIT, async || {
+            self.assert_runs();
+            let consumer = std::sync::Arc::clone(&consumer);
+            let answer = blocking(move || consumer.fetch_metadata(Some(""), Duration::from_secs(1))).await;
+            answer.is_ok_and(|cluster| {
+                let known = cluster.brokers();
+                known.len() >= brokers && known.iter().any(|broker| broker.port() == i32::from(addr.port()))
+            })
+        })
+        .await;
+    }
+
+    fn assert_runs(&self) {
+        let mut child = self.child.lock().expect("no holder panics");
+        let ended = child.as_mut().expect("the broker was started").try_wait().expect("a child can be asked");
+        assert!(ended.is_none(), "Apache Kafka ended with {ended:?}:\n{}", tail(&self.log(), 40));
+    }
+}
+
+/// Waits until each partition of a topic has a leader.
+async fn wait_for_leaders(servers: &str, topic: &str, partitions: i32) {
+    let consumer: BaseConsumer = client(servers).create().expect("a consumer needs no network");
+    let consumer = std::sync::Arc::new(consumer);
+    wait_until(&format!("leaders of topic `{topic}`"), LIMIT, async || {
+        let (consumer, topic) = (std::sync::Arc::clone(&consumer), topic.to_owned());
+        let answer = blocking(move || consumer.fetch_metadata(Some(&topic), Duration::from_secs(5))).await;
+        answer.is_ok_and(|cluster| {
+            let known = cluster.topics()[0].partitions();
+            known.len() == partitions as usize && known.iter().all(|p| p.leader() >= 0 && p.error().is_none())
+        })
+    })
+    .await;
+}
+
+/// The settings every client of the rig has.
+pub(super) fn client(servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", servers)
+        .set("reconnect.backoff.ms", "20")
+        .set("reconnect.backoff.max.ms", "200")
+        .set("message.max.bytes", "33554432")
+        .set("receive.message.max.bytes", "134217728");
+    config
+}
+
+/// A prefix that no other test has, in this program or another one on the same broker.
+pub(super) fn unique_prefix() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let mut prefix = String::new();
+    write!(prefix, "t{}-{}.", COUNT.fetch_add(1, Ordering::Relaxed), &random[..4])
+        .expect("text can be written");
+    prefix
+}
+
+/// A Java command with Kafka's classes and a fast start.
+fn java() -> Command {
+    let jars = JARS.get().and_then(|jars| jars.as_ref().ok()).expect("the jars were looked up before");
+    let mut command = children::command("java");
+    command
+        .arg("-cp")
+        .arg(jars.join("*"))
+        .arg(format!("-Dlog4j2.configurationFile={LOCAL}/log4j2.properties"))
+        .args(["-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]);
+    command
+}
+
+static JARS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+
+/// The folder of Kafka's jars, fetched through Maven if need be; or why there are none.
+async fn jars() -> &'static Result<PathBuf, String> {
+    blocking(|| {
+        JARS.get_or_init(|| {
+            let script = Path::new(LOCAL).join("kafka-jars");
+            let asked = Command::new(&script)
+                .output()
+                .map_err(|error| format!("{} failed: {error}", script.display()))?;
+            if asked.status.success() {
+                Ok(PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim()))
+            } else {
+                let said = String::from_utf8_lossy(&asked.stderr);
+                Err(said.lines().last().unwrap_or("Apache Kafka is not available").to_owned())
+            }
+        })
+    })
+    .await
+}
+
+/// The version, which the broker's jar has in its name.
+fn version_of(jars: &Path) -> String {
+    let mut names = fs::read_dir(jars).into_iter().flatten().flatten().map(|jar| jar.file_name());
+    let version = names
+        .find_map(|name| name.to_str()?.strip_prefix("kafka_2.13-")?.strip_suffix(".jar").map(str::to_owned));
+    format!("Apache Kafka {}", version.as_deref().unwrap_or("of unknown version"))
+}

@@ -1,0 +1,78 @@
+//! The rig: what the tests start around the product, all on free ports of loopback and gone when the tests end.
+//!
+//! | what | how |
+//! |---|---|
+//! | Apache Kafka | [`kafka`] for the shared one, [`Kafka::start`] for one to break, [`broker`] if the embedded one will do too |
+//! | records | [`produce`], [`read_topic`], [`end_offsets`], [`committed`] |
+//! | Redis | [`redis`], [`redis_with`] |
+//! | a customer's endpoint | [`receiver`] |
+//! | the product | [`process`] |
+//! | a network that breaks | [`proxy`] |
+//! | time | [`wait_until`]: a condition, never a fixed sleep |
+
+#![allow(dead_code, reason = "one rig for many tests: not each part is in use at all times")]
+#![allow(unused_imports, reason = "the re-exports are what tests may use")]
+
+mod broker;
+mod children;
+mod kafka;
+mod ports;
+mod process;
+mod proxy;
+mod receiver;
+mod records;
+mod redis;
+mod report;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use self::broker::{Broker, broker};
+pub use self::kafka::{Kafka, kafka};
+pub use self::ports::HeldPort;
+pub use self::process::{Finished, Launch, Process, process};
+pub use self::proxy::{Fault, Proxy, proxy};
+pub use self::receiver::{
+    Answer, Behaviour, Receiver, Request, answer, fail_first, hang, ok, receiver, refuse, status,
+};
+pub use self::records::{Committed, Outgoing, Record, committed, end_offsets, produce, read_topic};
+pub use self::redis::{Redis, RedisKind, redis, redis_with};
+
+/// The longest that anything in a test may take before it counts as failed.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Asks until `condition` holds.
+///
+/// # Panics
+///
+/// With `what`, which reads after "waited for", if it does not hold within `limit`.
+pub async fn wait_until(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited for {what} for {limit:?}, in vain");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Runs the parts of the rig that play somebody else, so that a busy test does not slow them down.
+fn background() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("rig")
+            .enable_all()
+            .build()
+            .expect("a runtime needs only threads")
+    })
+}
+
+/// Runs what blocks without holding up the caller's runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}

@@ -1,0 +1,329 @@
+//! Redis servers of a test's own: one, a Sentinel set-up, or a Cluster.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
+
+use super::children::{self, tail};
+use super::{HeldPort, LIMIT, wait_until};
+
+/// The name under which the sentinels know the master.
+pub const MASTER: &str = "bundlehook";
+
+/// How Redis is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisKind {
+    /// One server.
+    Single,
+    /// A master and a replica, watched by three sentinels.
+    Sentinel,
+    /// Three masters that share the slots.
+    Cluster,
+}
+
+/// Starts Redis for one test, without persistence.
+///
+/// # Panics
+///
+/// If it does not start.
+pub async fn redis(kind: RedisKind) -> Redis {
+    redis_with(kind, &[]).await
+}
+
+/// Starts Redis for one test with more settings, e.g. `&["--appendonly", "yes", "--appendfsync", "always"]`.
+///
+/// # Panics
+///
+/// If it does not start.
+pub async fn redis_with(kind: RedisKind, settings: &[&str]) -> Redis {
+    let data_nodes = match kind {
+        RedisKind::Single => 1,
+        RedisKind::Sentinel => 2,
+        RedisKind::Cluster => 3,
+    };
+    let mut nodes: Vec<_> = (0..data_nodes).map(|_| Node::new(settings)).collect();
+    if kind == RedisKind::Cluster {
+        for node in &mut nodes {
+            node.join_a_cluster();
+        }
+    }
+    let mut redis = Redis { kind, nodes, sentinels: Vec::new() };
+    for node in &redis.nodes {
+        node.start().await;
+    }
+    match kind {
+        RedisKind::Single => {}
+        RedisKind::Sentinel => redis.watch().await,
+        RedisKind::Cluster => redis.share_slots().await,
+    }
+    redis
+}
+
+/// Running servers. Dropping it kills them.
+#[derive(Debug)]
+pub struct Redis {
+    kind: RedisKind,
+    nodes: Vec<Node>,
+    sentinels: Vec<Node>,
+}
+
+impl Redis {
+    /// How it is set up.
+    pub fn kind(&self) -> RedisKind {
+        self.kind
+    }
+
+    /// The URL of the first (or only) server, as in `BUNDLEHOOK_REDIS_URL`.
+    pub fn url(&self) -> String {
+        self.nodes[0].url()
+    }
+
+    /// The URLs of all data servers.
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Node::url).collect()
+    }
+
+    /// The URLs of the sentinels, which know the master as [`MASTER`].
+    pub fn sentinel_urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(Node::url).collect()
+    }
+
+    /// Host and port of the first (or only) server, e.g. as the upstream of a proxy.
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.nodes[0].port.addr()
+    }
+
+    /// A new connection to the first (or only) server.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        self.nodes[0].connection().await.expect("Redis answers")
+    }
+
+    /// The answer of the first (or only) server to a command.
+    ///
+    /// # Panics
+    ///
+    /// If it is an error, or not of the wanted type.
+    pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.nodes[0].command(words).await.unwrap_or_else(|error| panic!("Redis refused {words:?}: {error}"))
+    }
+
+    /// Forgets everything, as if the data had been lost.
+    pub async fn flushall(&self) {
+        for node in &self.nodes {
+            let done: RedisResult<()> = node.command(&["FLUSHALL", "SYNC"]).await;
+            // A replica follows its master.
+            assert!(done.is_ok() || self.kind == RedisKind::Sentinel, "Redis refused to forget: {done:?}");
+        }
+    }
+
+    /// Kills the first (or only) server without warning; clients are refused until [`Redis::restart`].
+    pub fn kill9(&self) {
+        self.kill9_node(0);
+    }
+
+    /// Starts the first (or only) server again, on its port and what it had persisted, and waits until it serves.
+    pub async fn restart(&self) {
+        self.restart_node(0).await;
+    }
+
+    /// Kills one server, counted from 0.
+    pub fn kill9_node(&self, node: usize) {
+        self.nodes[node].kill();
+    }
+
+    /// Starts a killed server again.
+    pub async fn restart_node(&self, node: usize) {
+        self.nodes[node].start().await;
+    }
+
+    /// Stops the first (or only) server for a while without closing its connections.
+    pub fn sigstop(&self) {
+        self.nodes[0].signal(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    /// Lets the stopped server go on.
+    pub fn sigcont(&self) {
+        self.nodes[0].signal(nix::sys::signal::Signal::SIGCONT);
+    }
+
+    /// The master's address, as the first sentinel sees it now.
+    pub async fn sentinel_master(&self) -> std::net::SocketAddr {
+        let asked: RedisResult<(String, u16)> =
+            self.sentinels[0].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]).await;
+        let (host, port) = asked.expect("the sentinel knows the master");
+        format!("{host}:{port}").parse().expect("the master is known by its address")
+    }
+
+    /// Makes the second server a replica of the first, and starts three sentinels that agree on it.
+    async fn watch(&mut self) {
+        let port = self.nodes[0].port.number().to_string();
+        let followed: RedisResult<()> = self.nodes[1].command(&["REPLICAOF", "127.0.0.1", &port]).await;
+        followed.expect("a fresh server can become a replica");
+        self.wait_for("the replica to follow", &["INFO", "replication"], "state=online").await;
+        self.sentinels = (0..3).map(|_| Node::sentinel(&port)).collect();
+        for sentinel in &self.sentinels {
+            sentinel.start().await;
+        }
+        wait_until("the sentinels to know each other and the replica", LIMIT, async || {
+            for sentinel in &self.sentinels {
+                let known: RedisResult<String> = sentinel.command(&["INFO", "sentinel"]).await;
+                if !known
+                    .is_ok_and(|text| text.contains("status=ok") && text.contains("slaves=1,sentinels=3"))
+                {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// Gives each server a third of the slots, and waits until all agree.
+    async fn share_slots(&self) {
+        let mut command = children::command("redis-cli");
+        command
+            .args(["--cluster", "create"])
+            .args(self.nodes.iter().map(|node| node.port.addr().to_string()));
+        command.args(["--cluster-replicas", "0", "--cluster-yes"]);
+        let log = self.nodes[0].folder.join("create.log");
+        let mut created = children::spawn(command, &log);
+        let status = super::blocking(move || created.wait().expect("a child can be waited for")).await;
+        assert!(status.success(), "the Redis Cluster could not be made:\n{}", tail(&log, 20));
+        self.wait_for("the cluster to agree", &["CLUSTER", "INFO"], "cluster_state:ok").await;
+    }
+
+    /// Waits until the answer to a command of the first server (in a Cluster: of each) has a text in it.
+    async fn wait_for(&self, what: &str, words: &[&str], text: &str) {
+        let asked = if self.kind == RedisKind::Cluster { &self.nodes[..] } else { &self.nodes[..1] };
+        wait_until(what, LIMIT, async || {
+            for node in asked {
+                let answer: RedisResult<String> = node.command(words).await;
+                if !answer.is_ok_and(|answer| answer.contains(text)) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+}
+
+/// A server or a sentinel.
+#[derive(Debug)]
+struct Node {
+    port: HeldPort,
+    /// Of a Cluster's node: where its peers reach it.
+    bus: Option<HeldPort>,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    child: Mutex<Option<Child>>,
+}
+
+impl Node {
+    fn new(settings: &[&str]) -> Self {
+        let folder = children::folder("redis");
+        let port = HeldPort::new();
+        let common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"];
+        let mut arguments: Vec<String> = common.iter().chain(settings).map(ToString::to_string).collect();
+        arguments.insert(common.len(), port.number().to_string());
+        Self { port, bus: None, folder, arguments, child: Mutex::new(None) }
+    }
+
+    fn join_a_cluster(&mut self) {
+        let bus = HeldPort::new();
+        let bus_port = bus.number().to_string();
+        let settings =
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus_port];
+        self.arguments.extend(settings.map(str::to_owned));
+        self.bus = Some(bus);
+    }
+
+    /// A sentinel that watches the master on a port.
+    fn sentinel(master_port: &str) -> Self {
+        let mut node = Self::new(&[]);
+        let file = node.folder.join("sentinel.conf");
+        let text = format!(
+            "bind 127.0.0.1\nport {}\nsentinel monitor {MASTER} 127.0.0.1 {master_port} 2\n\
+             sentinel down-after-milliseconds {MASTER} 1000\nsentinel failover-timeout {MASTER} 3000\n",
+            node.port.number(),
+        );
+        fs::write(&file, text).expect("the rig's folder can be written");
+        node.arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
+        node
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}/", self.port.addr())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("redis.log")
+    }
+
+    async fn start(&self) {
+        let mut command: Command = children::command("redis-server");
+        command.args(&self.arguments).current_dir(&self.folder);
+        let child = children::spawn(command, &self.log());
+        let former = self.child.lock().expect("no holder panics").replace(child);
+        assert!(former.is_none(), "Redis already runs");
+        wait_until("Redis to serve", LIMIT, async || {
+            self.assert_runs();
+            self.command(&["PING"]).await.is_ok_and(|answer: String| answer == "PONG")
+        })
+        .await;
+    }
+
+    fn assert_runs(&self) {
+        let mut child = self.child.lock().expect("no holder panics");
+        let ended = child.as_mut().expect("Redis was started").try_wait().expect("a child can be asked");
+        assert!(
+            ended.is_none(),
+            "Redis ended with {ended:?} (is `redis-server` installed?):\n{}",
+            tail(&self.log(), 20)
+        );
+    }
+
+    fn kill(&self) {
+        let child = self.child.lock().expect("no holder panics").take();
+        children::end(&mut child.expect("Redis runs"));
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let child = self.child.lock().expect("no holder panics");
+        let pid = child.as_ref().expect("Redis runs").id();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal)
+            .expect("a child can be signalled");
+    }
+
+    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+        let client = redis::Client::open(self.url())?;
+        let limits = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(5)))
+            .set_response_timeout(Some(Duration::from_secs(10)));
+        client.get_multiplexed_async_connection_with_config(&limits).await
+    }
+
+    async fn command<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+        let mut connection = self.connection().await?;
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word);
+        }
+        command.query_async(&mut connection).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.lock().expect("no holder panics").take() {
+            children::end(&mut child);
+        }
+        // A later run removes what is left.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
