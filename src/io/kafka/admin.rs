@@ -152,7 +152,7 @@ impl Admin {
     pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, AdminError> {
         let asker = self.asker.clone();
         // Asked for all topics: asking for one by name may create it.
-        let asked = tokio::task::spawn_blocking(move || {
+        let answer = tokio::task::spawn_blocking(move || {
             let metadata = asker.client().fetch_metadata(None, ANSWER);
             if metadata.is_err() {
                 asker.poll(LISTEN);
@@ -162,7 +162,7 @@ impl Admin {
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
             Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
         });
-        asked.await.unwrap_or(Err(KafkaError::Canceled)).map_err(|error| self.unreachable(&error))
+        answer.await.unwrap_or(Err(KafkaError::Canceled)).map_err(|error| self.unreachable(&error))
     }
 
     /// The settings of topics that exist, by topic and name.
