@@ -5,6 +5,7 @@ pub mod client;
 pub mod embedded;
 pub mod intake;
 pub mod publisher;
+pub mod replay;
 pub mod tail;
 pub mod topic_id;
 pub mod topics;

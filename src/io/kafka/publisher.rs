@@ -28,6 +28,8 @@ pub struct AckGroup(Arc<Group>);
 #[derive(Debug, Default)]
 struct Group {
     pending: AtomicUsize,
+    /// Offset of the record acknowledged last.
+    offset: AtomicI64,
     wake: Arc<Notify>,
 }
 
@@ -35,7 +37,7 @@ impl AckGroup {
     /// A group that wakes somebody whenever it is complete.
     #[must_use]
     pub fn waking(wake: &Arc<Notify>) -> Self {
-        Self(Arc::new(Group { pending: AtomicUsize::new(0), wake: wake.clone() }))
+        Self(Arc::new(Group { wake: wake.clone(), ..Group::default() }))
     }
 
     /// True if every record published so far is acknowledged.
@@ -97,6 +99,7 @@ impl ProducerContext for PublisherContext {
                     self.clock.broker.store(at, Ordering::Relaxed);
                     self.clock.host.store(clock::now().0, Ordering::Relaxed);
                 }
+                group.offset.store(message.offset(), Ordering::Release);
                 if group.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
                     group.wake.notify_one();
                 }
@@ -161,15 +164,15 @@ impl Publisher {
         }
     }
 
-    /// Publishes one record and waits until it is acknowledged.
+    /// Publishes one record, waits until it is acknowledged, and returns its offset.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub async fn publish_and_wait(&self, record: &Outgoing<'_>) -> Result<(), KafkaError> {
+    pub async fn publish_and_wait(&self, record: &Outgoing<'_>) -> Result<i64, KafkaError> {
         let group = AckGroup::default();
         self.publish(record, &group).await?;
         group.complete().await;
-        Ok(())
+        Ok(group.0.offset.load(Ordering::Acquire))
     }
 
     /// How far the brokers' clock is ahead of the host's, in milliseconds, by the last acknowledgement, and when that

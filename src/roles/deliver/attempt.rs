@@ -177,18 +177,23 @@ impl Deliver {
             value: Some(record),
             headers: &[],
         };
-        self.publish(&outgoing).await;
+        let offset = self.publish(&outgoing).await;
+        queued.settlements.recorded(offset + 1);
         // A view: what is missing there is rebuilt from the topic.
         if let Err(error) = self.log.push(webhook, record).await {
             warn!(%webhook, %error, "an attempt is missing in the log of its webhook");
         }
     }
 
-    /// Publishes and waits for the acknowledgement. What can't be published ends the process.
-    async fn publish(&self, record: &Outgoing<'_>) {
-        if let Err(error) = self.process.publisher.publish_and_wait(record).await {
-            self.process.fail(format!("a record for `{}` could not be published: {error}", record.topic));
-            std::future::pending::<()>().await;
+    /// Publishes, waits for the acknowledgement, and returns the offset. What can't be published ends the process.
+    async fn publish(&self, record: &Outgoing<'_>) -> i64 {
+        match self.process.publisher.publish_and_wait(record).await {
+            Ok(offset) => offset,
+            Err(error) => {
+                let reason = format!("a record for `{}` could not be published: {error}", record.topic);
+                self.process.fail(reason);
+                std::future::pending().await
+            }
         }
     }
 

@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A delivery that waits in memory.
 pub(super) struct Queued {
     pub delivery: Delivery,
-    settlements: Settlements,
+    pub settlements: Settlements,
     _room: OwnedSemaphorePermit,
     counted: Waiting,
 }

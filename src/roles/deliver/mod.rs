@@ -4,6 +4,7 @@ mod activations;
 mod attempt;
 mod lane;
 mod partition;
+mod recorded;
 mod settlements;
 
 use std::{

@@ -11,7 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{Deliver, lane::Queued, settlements::Settlements};
+use super::{
+    Deliver,
+    lane::Queued,
+    recorded::{self, Recorded, RecordedAttempts},
+    settlements::Settlements,
+};
 use crate::{
     flow::bundle_to_delivery::{Admission, Delivery, TakenIn, admit},
     io::{
@@ -64,8 +69,8 @@ struct Worker {
     taken_in: TakenIn,
     settlements: Settlements,
     position: i64,
-    /// Offset of `delivery-attempts` to replay from.
-    attempts: i64,
+    /// What a former claim recorded of bundles that are read again.
+    recorded: RecordedAttempts,
     committed: (i64, String),
 }
 
@@ -97,17 +102,19 @@ impl Worker {
         let metadata = DeliverMetadata::new(token, taken_in.topic.clone(), &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
         feed.commit(start, text.clone()).await.map_err(describe)?;
+        let (recorded, attempts_to) =
+            recorded::read(&deliver.process, feed.partition, attempts, start).await?;
         deliver.process.metrics.claims.with_label_values(&["deliver", "kept"]).inc();
         feed.start_at(start).await.map_err(|error| error.to_string())?;
         info!(partition = feed.partition, start, "partition claimed");
         Ok(Self {
             partition: feed.partition,
-            settlements: Settlements::new(start, taken_in.clone(), revoked),
+            settlements: Settlements::new(start, taken_in.clone(), (high, attempts), attempts_to, revoked),
             deliver,
             token,
             taken_in,
             position: start,
-            attempts,
+            recorded,
             committed: (start, text),
         })
     }
@@ -188,14 +195,18 @@ impl Worker {
             }
         };
         let admission = admit(&mut self.taken_in, &head, &process.tail.directory());
-        self.settlements.read(record.offset, Some(&head), admission != Admission::Deliver);
+        let recorded = self.recorded.remove(&record.offset).unwrap_or_default();
+        let settled = recorded.settled || admission != Admission::Deliver;
+        self.settlements.read(record.offset, Some(&head), settled);
         match admission {
+            _ if recorded.settled => {}
             Admission::Repeat => process.metrics.bundles_repeated.inc(),
             Admission::Dropped => process.metrics.bundles_settled.with_label_values(&["dropped"]).inc(),
             Admission::Deliver => {
                 let body = bytes::Bytes::copy_from_slice(record.value.unwrap_or_default());
                 let (partition, offset) = (self.partition, record.offset);
-                let delivery = Delivery { head, body, partition, offset, attempts: 0, refusals: 0 };
+                let Recorded { attempts, refusals, .. } = recorded;
+                let delivery = Delivery { head, body, partition, offset, attempts, refusals };
                 let settlements = self.settlements.clone();
                 self.deliver.offer(Queued::new(delivery, settlements, room, &process.metrics));
             }
@@ -204,8 +215,8 @@ impl Worker {
 
     async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), String> {
         let metrics = &self.deliver.process.metrics;
-        let (offset, taken_in) = self.settlements.settled();
-        let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, self.attempts);
+        let (offset, taken_in, attempts) = self.settlements.settled();
+        let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
         let label = self.partition.to_string();
         metrics.lag_records.with_label_values(&["deliver", &label]).set(self.settlements.unsettled() as i64);

@@ -31,19 +31,33 @@ struct State {
     taken_in: TakenIn,
     /// Requests in flight.
     in_flight: usize,
+    /// Where the attempts of bundles that are read from now on may begin in `delivery-attempts`.
+    attempts_to: i64,
+    /// The same for bundles that a former claim may have read: those below an offset.
+    attempts_before: (i64, i64),
 }
 
 struct Entry {
     offset: i64,
+    /// Its attempts are recorded in `delivery-attempts` from this offset on.
+    attempts_from: i64,
     head: Option<Box<BundleHead>>,
     settled: bool,
 }
 
 impl Settlements {
-    /// Nothing is read yet; everything below an offset is settled.
+    /// Nothing is read yet; everything below an offset is settled. What a former claim may have read lies below
+    /// another offset, its attempts are recorded from `attempts_before.1` on; those of this claim from `attempts_to`.
     #[must_use]
-    pub fn new(start: i64, taken_in: TakenIn, revoked: CancellationToken) -> Self {
-        let state = State { read: VecDeque::new(), settled_to: start, taken_in, in_flight: 0 };
+    pub fn new(
+        start: i64,
+        taken_in: TakenIn,
+        attempts_before: (i64, i64),
+        attempts_to: i64,
+        revoked: CancellationToken,
+    ) -> Self {
+        let read = VecDeque::new();
+        let state = State { read, settled_to: start, taken_in, in_flight: 0, attempts_to, attempts_before };
         Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), revoked }))
     }
 
@@ -54,7 +68,10 @@ impl Settlements {
     /// Notes that a record was read. It is settled at once if it needs nothing more.
     pub fn read(&self, offset: i64, head: Option<&BundleHead>, settled: bool) {
         self.state(|state| {
-            state.read.push_back(Entry { offset, head: head.map(|head| Box::new(head.clone())), settled });
+            let (below, former) = state.attempts_before;
+            let attempts_from = if offset < below { former } else { state.attempts_to };
+            let head = head.map(|head| Box::new(head.clone()));
+            state.read.push_back(Entry { offset, attempts_from, head, settled });
             state.advance();
         });
     }
@@ -70,10 +87,20 @@ impl Settlements {
         self.0.wake.notify_one();
     }
 
-    /// The offset to commit, and what was taken in below it.
+    /// Notes that the attempts of this partition are recorded below an offset.
+    pub fn recorded(&self, next: i64) {
+        self.state(|state| state.attempts_to = state.attempts_to.max(next));
+    }
+
+    /// The offset to commit, what was taken in below it, and where the attempts of what lies above it begin.
     #[must_use]
-    pub fn settled(&self) -> (i64, TakenIn) {
-        self.state(|state| (state.settled_to, state.taken_in.clone()))
+    pub fn settled(&self) -> (i64, TakenIn, i64) {
+        self.state(|state| {
+            let (below, former) = state.attempts_before;
+            let unread = if state.settled_to < below { former } else { state.attempts_to };
+            let attempts = state.read.front().map_or(unread, |entry| entry.attempts_from);
+            (state.settled_to, state.taken_in.clone(), attempts)
+        })
     }
 
     /// How many bundles were read and are not settled, or are settled behind one that is not.
@@ -141,22 +168,27 @@ mod tests {
 
     #[test]
     fn only_a_contiguous_prefix_is_settled() {
-        let settlements = Settlements::new(5, TakenIn::default(), CancellationToken::new());
+        let settlements = Settlements::new(5, TakenIn::default(), (6, 70), 90, CancellationToken::new());
         for offset in [5, 6, 9] {
             settlements.read(offset, None, false);
         }
         settlements.settle(6);
         settlements.settle(9);
-        assert_eq!(settlements.settled().0, 5);
+        assert_eq!(
+            settlements.settled(),
+            (5, TakenIn::default(), 70),
+            "a former claim may have attempted it"
+        );
+        settlements.recorded(93);
         settlements.settle(5);
-        assert_eq!(settlements.settled().0, 10);
+        assert_eq!(settlements.settled(), (10, TakenIn::default(), 93));
         assert_eq!(settlements.unsettled(), 0);
     }
 
     #[test]
     fn nothing_begins_once_the_partition_is_given_up() {
         let revoked = CancellationToken::new();
-        let settlements = Settlements::new(0, TakenIn::default(), revoked.clone());
+        let settlements = Settlements::new(0, TakenIn::default(), (0, 0), 0, revoked.clone());
         assert!(settlements.begin().is_some());
         revoked.cancel();
         assert!(settlements.begin().is_none());

@@ -1,0 +1,94 @@
+//! Reading a stretch of one partition, apart from any consumer group.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
+
+use super::client::{LoggingContext, with_properties};
+use crate::config::KafkaSettings;
+
+/// Longest wait for a broker's answer.
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
+/// A stretch of which nothing more comes for so long can't be read.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// A record of the stretch.
+#[derive(Debug, Clone, Copy)]
+pub struct Replayed<'a> {
+    pub offset: i64,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+}
+
+/// Reads a partition from an offset to the end that it has now, and returns that end. What was deleted below its
+/// beginning is passed over.
+///
+/// # Errors
+/// If the broker does not answer, or nothing more comes for a minute.
+pub async fn replay(
+    settings: &KafkaSettings,
+    topic: &str,
+    partition: i32,
+    from: i64,
+    take: impl FnMut(&Replayed<'_>) + Send + 'static,
+) -> Result<i64, KafkaError> {
+    let mut config = super::client_config(settings);
+    config
+        .set("group.id", "bundlehook-replay")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.wait.max.ms", "50")
+        .set("fetch.queue.backoff.ms", "10");
+    with_properties(&mut config, settings);
+    let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
+    let topic = topic.to_owned();
+    let read = move || read(&consumer, &topic, partition, from, take);
+    tokio::task::spawn_blocking(read).await.map_err(|_| KafkaError::Canceled)?
+}
+
+fn read(
+    consumer: &BaseConsumer<LoggingContext>,
+    topic: &str,
+    partition: i32,
+    from: i64,
+    mut take: impl FnMut(&Replayed<'_>),
+) -> Result<i64, KafkaError> {
+    let (low, end) = consumer.fetch_watermarks(topic, partition, REQUEST_WAIT)?;
+    let from = from.max(low);
+    if from >= end {
+        return Ok(end);
+    }
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(from))?;
+    consumer.assign(&list)?;
+    let mut progress = Instant::now();
+    loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                progress = Instant::now();
+                if message.offset() < end {
+                    let (key, value) = (message.key(), message.payload());
+                    take(&Replayed { offset: message.offset(), key, value });
+                }
+                if message.offset() + 1 >= end {
+                    return Ok(end);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(end),
+            // Most heal by themselves; a stall ends it.
+            Some(Err(_)) | None if progress.elapsed() < STALLED => {}
+            Some(Err(error)) => return Err(error),
+            None => {
+                return Err(KafkaError::MessageConsumption(
+                    rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
+                ));
+            }
+        }
+    }
+}
