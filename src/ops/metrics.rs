@@ -139,6 +139,12 @@ metrics! {
     deliveries_waiting: IntGauge = "deliveries_waiting" ();
     /// Bytes of bundles that wait in memory.
     deliveries_waiting_bytes: IntGauge = "deliveries_waiting_bytes" ();
+    /// Bundles that are parked: they wait in the queue of their partition, with nothing in memory.
+    deliveries_parked: IntGaugeVec = "deliveries_parked" &["partition"];
+    /// Bundles parked, by reason; one that fails again is counted again.
+    parked: IntCounterVec = "parked_total" &["reason"];
+    /// Parked bundles that an attempt has settled.
+    drained: IntCounter = "drained_total" ();
     /// Requests in flight.
     requests_in_flight: IntGauge = "requests_in_flight" ();
     /// Attempts to deliver, by outcome.
@@ -170,7 +176,7 @@ impl Metrics {
     /// As [`Metrics::new`].
     pub fn start() -> prometheus::Result<Self> {
         use crate::{
-            model::{delivery::Outcome, event::Skip},
+            model::{delivery::Outcome, event::Skip, parked::Reason},
             wire::PoisonReason,
         };
         let metrics = Self::new()?;
@@ -185,7 +191,10 @@ impl Metrics {
         for outcome in Outcome::ALL {
             metrics.delivery_attempts.with_label_values(&[outcome.as_str()]);
         }
-        for result in ["delivered", "rejected", "dropped"] {
+        for reason in Reason::ALL {
+            metrics.parked.with_label_values(&[reason.as_str()]);
+        }
+        for result in ["delivered", "rejected", "dropped", "expired"] {
             metrics.bundles_settled.with_label_values(&[result]);
         }
         Ok(metrics)
