@@ -239,3 +239,25 @@ async fn one_chat_keeps_its_order_while_its_endpoint_fails_now_and_then() {
         flaky.requests().into_iter().filter(|request| request.number % 7 != 0).collect();
     assert_once_and_in_order(&delivered, 0..COUNT);
 }
+
+#[tokio::test]
+async fn after_an_outage_deliveries_go_directly_again_though_messages_keep_coming() {
+    let recovering = receiver(refuse());
+    let Some(system) = start(&recovering, &[], "200ms").await else { return };
+    system.publish(&events("ws-dead", 0..300)).await;
+    system.deliver.wait_sum(PARKED, 300.0).await;
+    recovering.set(ok()).await;
+
+    let mut sent = 300;
+    wait_until("messages that were not parked", LIMIT, async || {
+        system.publish(&events("ws-dead", sent..sent + 5)).await;
+        sent += 5;
+        let delivered = "bundlehook_bundles_settled_total{result=\"delivered\"}";
+        system.deliver.sum(delivered).await - system.deliver.sum("bundlehook_drained_total").await >= 50.0
+    })
+    .await;
+
+    system.wait_delivered().await;
+    recovering.wait_for(|requests| requests.len() == sent, "all of them").await;
+    assert_once_and_in_order(&recovering.requests(), 0..sent);
+}

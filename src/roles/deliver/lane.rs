@@ -80,7 +80,8 @@ impl Source {
     }
 
     /// What was pulled goes back: pulling begins anew.
-    fn rewind(&mut self) {
+    fn rewind(&mut self, webhook: &WebhookId) {
+        self.parking.pulled(webhook, None);
         self.after = -1;
         self.epoch += 1;
         self.at_end = false;
@@ -109,6 +110,8 @@ pub(super) struct Lane {
     outcome: u64,
     activation: Activation,
     looked_at: Instant,
+    tick_at: Instant,
+    idle_since: Option<Instant>,
     /// Not before then.
     wait_until: Option<Instant>,
 }
@@ -132,6 +135,8 @@ impl Lane {
             outcome: 0,
             activation: Activation::default(),
             looked_at: Instant::now(),
+            tick_at: Instant::now() + LOOK,
+            idle_since: None,
             wait_until: None,
         }
     }
@@ -139,6 +144,10 @@ impl Lane {
     pub async fn run(mut self) {
         self.look().await;
         loop {
+            // Also where there is so much to do that nothing is ever waited for.
+            if self.tick_at <= Instant::now() && self.tick().await {
+                return;
+            }
             self.dispatch().await;
             self.fetch();
             let freed = self.requests.freed.clone();
@@ -155,7 +164,7 @@ impl Lane {
                     Ok(fetched) => self.take_fetched(fetched),
                     Err(panic) => error!(webhook = %self.webhook, %panic, "the reading of a queue died"),
                 },
-                () = tokio::time::sleep_until(wake.into()) => if self.tick().await { return },
+                () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
     }
@@ -167,37 +176,41 @@ impl Lane {
             && !self.sources.values().any(|source| source.parking.holds(&self.webhook))
     }
 
-    fn wake(&self) -> Instant {
+    /// When there may be something to do again.
+    fn wake(&mut self) -> Instant {
         let now = Instant::now();
-        let pause = match self.circuit {
-            _ if self.is_idle() => IDLE,
+        if self.is_idle() {
+            self.idle_since.get_or_insert(now);
+        } else {
+            self.idle_since = None;
+            self.tick_at = self.tick_at.min(now + LOOK);
+        }
+        self.wait_until = self.wait_until.filter(|until| *until > now);
+        let due = match self.circuit {
+            // What is due but can't be fetched now is tried again at the next look.
             Circuit::Tripped { next_at, .. } if self.chats.waiting() == 0 && self.in_flight.is_empty() => {
-                // What is due but can't be fetched now is tried again at the next look.
-                Some(span_until(next_at)).filter(|span| !span.is_zero()).map_or(LOOK, |span| span.min(LOOK))
+                Some(span_until(next_at)).filter(|span| !span.is_zero()).map(|span| now + span)
             }
-            _ => LOOK,
+            _ => None,
         };
-        let wake = now + pause;
-        self.wait_until.map_or(wake, |until| until.min(wake))
+        [due, self.wait_until].into_iter().flatten().fold(self.tick_at, Instant::min)
     }
 
     /// Looks around. True if the lane has ended.
     async fn tick(&mut self) -> bool {
         let now = Instant::now();
-        self.wait_until = self.wait_until.filter(|until| *until > now);
+        self.tick_at = now + if self.is_idle() { IDLE } else { LOOK };
         self.sources.retain(|_, source| !source.parking.is_over());
         drop(self.chats.take_where(Queued::is_over));
         self.drop_unwanted();
         self.park_overdue();
-        let Some(current) = self.current() else {
-            return self.is_idle() && self.deliver.retire(&self.webhook, &self.inbox);
-        };
         let waits = self.circuit != Circuit::Healthy || !self.sources.is_empty();
-        let enabled = current.activation > self.activation;
+        let enabled = self.current().is_some_and(|current| current.activation > self.activation);
         if enabled || (waits && now.duration_since(self.looked_at) >= SWEEP) {
             self.look().await;
         }
-        self.is_idle() && self.deliver.retire(&self.webhook, &self.inbox)
+        let rested = self.idle_since.is_some_and(|since| since.elapsed() >= IDLE);
+        rested && self.is_idle() && self.deliver.retire(&self.webhook, &self.inbox)
     }
 
     /// Reads the health, and publishes what another process left in the outbox.
@@ -242,7 +255,12 @@ impl Lane {
                 let partition = parking.partition();
                 let known = self.sources.get_mut(&partition);
                 match known.filter(|source| source.parking.token() == parking.token()) {
-                    Some(source) => source.at_end = false,
+                    Some(source) => {
+                        source.at_end = false;
+                        if source.front.is_none() {
+                            source.sweep_at = Instant::now();
+                        }
+                    }
                     None => drop(self.sources.insert(partition, Source::new(parking))),
                 }
             }
@@ -254,14 +272,18 @@ impl Lane {
         let reason = match self.circuit {
             Circuit::Tripped { .. } => Reason::Tripped,
             Circuit::Disabled { .. } => Reason::Disabled,
-            Circuit::Healthy if queued.parking.holds(&self.webhook) => Reason::LaneFull,
+            Circuit::Healthy if !queued.parking.can_pass(&self.webhook) => Reason::LaneFull,
             Circuit::Healthy if self.chats.bytes() + queued.delivery.body.len() > LANE_BYTES => self.full(),
             Circuit::Healthy => return self.chats.push(queued),
         };
         let partition = queued.parking.partition();
         queued.park(reason, None);
-        // Those of its partition that were pulled may be later ones of its chat.
-        self.unload_parked(partition);
+        // Those of its partition that were pulled may be later ones of its chat, and what stands behind those, too.
+        if self.chats.any(|other| other.is_parked() && other.parking.partition() == partition) {
+            self.unload(Some(partition), reason);
+        } else if let Some(source) = self.sources.get_mut(&partition) {
+            source.rewind(&self.webhook);
+        }
     }
 
     /// Why a lane without room has none.
@@ -283,18 +305,7 @@ impl Lane {
         }
         let sources = self.sources.values_mut();
         let of = |source: &&mut Source| partition.is_none_or(|only| only == source.parking.partition());
-        sources.filter(of).for_each(Source::rewind);
-    }
-
-    /// Forgets what was pulled from a partition, until it is pulled again.
-    fn unload_parked(&mut self, partition: i32) {
-        let is_it = |queued: &Queued| queued.is_parked() && queued.parking.partition() == partition;
-        for queued in self.chats.take_where(is_it) {
-            self.forget(&queued);
-        }
-        if let Some(source) = self.sources.get_mut(&partition) {
-            source.rewind();
-        }
+        sources.filter(of).for_each(|source| source.rewind(&self.webhook));
     }
 
     /// A delivery that was pulled is in memory no more.
@@ -398,6 +409,8 @@ impl Lane {
                     source.taken.insert(queued.delivery.offset);
                     self.chats.push(queued);
                 }
+                let taken = Some(source.taken.len()).filter(|_| at_end);
+                source.parking.pulled(&self.webhook, taken);
             }
         }
     }

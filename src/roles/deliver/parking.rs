@@ -63,11 +63,17 @@ struct Held {
     leaving: HashSet<i64>,
     /// Its lane was told that there is more.
     told: bool,
+    /// Its lane has pulled everything, so what is read from now on can stand behind that in memory.
+    all_pulled: bool,
 }
 
 impl Held {
     fn is_empty(&self) -> bool {
         self.count == 0 && self.coming.is_empty() && self.leaving.is_empty()
+    }
+
+    fn can_pass(&self) -> bool {
+        self.coming.is_empty() && (self.all_pulled || self.is_empty())
     }
 }
 
@@ -190,6 +196,20 @@ impl Parking {
         self.0.state().webhooks.get(webhook).is_some_and(|held| !held.is_empty())
     }
 
+    /// True if a delivery of a webhook that was just read may go to its lane: nothing that is parked can come after it.
+    pub fn can_pass(&self, webhook: &WebhookId) -> bool {
+        self.0.state().webhooks.get(webhook).is_none_or(Held::can_pass)
+    }
+
+    /// The lane of a webhook has so many of its parked deliveries in memory or in flight, and found no more; or (none)
+    /// it has forgotten some of them.
+    pub fn pulled(&self, webhook: &WebhookId, taken: Option<usize>) {
+        if let Some(held) = self.0.state().webhooks.get_mut(webhook) {
+            let all = |taken| held.coming.is_empty() && held.count == (taken + held.leaving.len()) as u64;
+            held.all_pulled = taken.is_some_and(all);
+        }
+    }
+
     /// Orders a delivery to be parked. It is `settles` for one that was not parked before.
     pub fn put(
         &self,
@@ -268,6 +288,7 @@ impl Parking {
                             held.coming.remove(&parked.offset);
                         }
                     }
+                    held.all_pulled = false;
                     if !std::mem::replace(&mut held.told, true) {
                         to_tell.push(change.webhook().clone());
                     }

@@ -282,7 +282,7 @@ impl Worker {
         let (offset, bundled_at) = (record.offset, record.arrived);
         let kib = value.len() as u32 / 1024 + 1;
         let room = Some(self.deliver.memory.clone())
-            .filter(|_| !self.parking.holds(&head.webhook_id))
+            .filter(|_| self.parking.can_pass(&head.webhook_id))
             .and_then(|memory| memory.try_acquire_many_owned(kib).ok());
         let Some(room) = room else {
             let parked = Parked {
