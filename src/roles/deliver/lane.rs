@@ -101,7 +101,7 @@ pub(super) struct Lane {
     fetches: JoinSet<Fetched>,
     /// Attempts, from the request to what follows it.
     in_flight: JoinSet<Attempted>,
-    /// Slots for requests; free again as soon as the answer is there.
+    /// Slots for requests; free again as soon as a success is there, or a failure is taken in.
     requests: RequestSlots,
     ramp: Ramp,
     seen: SharedSeen,
@@ -499,7 +499,7 @@ impl Lane {
     }
 
     fn finish(&mut self, attempted: Attempted) {
-        let Attempted { queued, settlement, health, in_flight } = attempted;
+        let Attempted { queued, settlement, health, in_flight, slot } = attempted;
         let (chat, partition) = (queued.chat(), queued.parking.partition());
         if settlement == Settlement::Delivered {
             self.ramp.succeeded();
@@ -514,5 +514,6 @@ impl Lane {
         }
         self.chats.free(&chat);
         self.set_circuit(&health);
+        drop(slot);
     }
 }
