@@ -1,4 +1,5 @@
 //! The command line of the built program: help, wrong settings, and the tools as far as they need no Kafka.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
 use std::{
     collections::BTreeSet,
@@ -18,21 +19,11 @@ use nix::{
 use serde_json::Value;
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 7] = [
-    "aggregate",
-    "deliver",
-    "all",
-    "dev",
-    "topics",
-    "produce",
-    "receive",
-];
+const SUBCOMMANDS: [&str; 7] = ["aggregate", "deliver", "all", "dev", "topics", "produce", "receive"];
 
 /// What a subcommand can't do without, as variables.
-const REQUIRED: [(&str, &str); 2] = [
-    ("BUNDLEHOOK_KAFKA_BROKERS", "127.0.0.1:1"),
-    ("BUNDLEHOOK_REDIS_URL", "redis://127.0.0.1:1"),
-];
+const REQUIRED: [(&str, &str); 2] =
+    [("BUNDLEHOOK_KAFKA_BROKERS", "127.0.0.1:1"), ("BUNDLEHOOK_REDIS_URL", "redis://127.0.0.1:1")];
 
 /// The program with nothing of ours in its environment.
 fn bundlehook<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
@@ -64,10 +55,9 @@ mod help {
     fn help(args: &[&str]) -> String {
         let output = output(bundlehook(args));
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        stdout(&output)
-            .lines()
-            .map(|line| format!("{}\n", line.trim_end()))
-            .collect()
+        let output = stdout(&output);
+        let lines: Vec<&str> = output.lines().map(str::trim_end).collect();
+        lines.join("\n")
     }
 
     #[test]
@@ -86,10 +76,7 @@ mod help {
     fn names_each_settings_variable() {
         for subcommand in SUBCOMMANDS {
             for (flag, text) in settings(subcommand) {
-                assert!(
-                    text.contains("[env: BUNDLEHOOK_"),
-                    "--{flag} of {subcommand}: {text}"
-                );
+                assert!(text.contains("[env: BUNDLEHOOK_"), "--{flag} of {subcommand}: {text}");
             }
         }
     }
@@ -112,10 +99,7 @@ mod help {
     fn and_version_go_to_standard_output() {
         let output = output(bundlehook(["--version"]));
         assert_eq!(output.status.code(), Some(0));
-        assert_eq!(
-            stdout(&output),
-            concat!("bundlehook ", env!("CARGO_PKG_VERSION"), "\n")
-        );
+        assert_eq!(stdout(&output), concat!("bundlehook ", env!("CARGO_PKG_VERSION"), "\n"));
     }
 }
 
@@ -138,26 +122,14 @@ mod wrong_settings {
         value: &'static str,
         expected: &'static str,
     ) -> Wrong {
-        Wrong {
-            subcommand,
-            flag,
-            variable,
-            value,
-            expected,
-        }
+        Wrong { subcommand, flag, variable, value, expected }
     }
 
     const SPAN: &str = "expected a duration";
 
     /// A wrong value for each setting that has wrong values.
     const WRONG: [Wrong; 27] = [
-        wrong(
-            "all",
-            "kafka-brokers",
-            "BUNDLEHOOK_KAFKA_BROKERS",
-            "kafka",
-            "expected `host:port`",
-        ),
+        wrong("all", "kafka-brokers", "BUNDLEHOOK_KAFKA_BROKERS", "kafka", "expected `host:port`"),
         wrong(
             "all",
             "kafka-properties",
@@ -165,38 +137,14 @@ mod wrong_settings {
             "linger=5",
             "expected librdkafka properties",
         ),
-        wrong(
-            "all",
-            "topic-prefix",
-            "BUNDLEHOOK_TOPIC_PREFIX",
-            "a/b",
-            "expected at most 200 letters",
-        ),
-        wrong(
-            "all",
-            "redis-url",
-            "BUNDLEHOOK_REDIS_URL",
-            "http://x/",
-            "expected a URL like `redis://",
-        ),
+        wrong("all", "topic-prefix", "BUNDLEHOOK_TOPIC_PREFIX", "a/b", "expected at most 200 letters"),
+        wrong("all", "redis-url", "BUNDLEHOOK_REDIS_URL", "http://x/", "expected a URL like `redis://"),
         wrong("all", "redis-timeout", "BUNDLEHOOK_REDIS_TIMEOUT", "soon", SPAN),
         wrong("all", "hour", "BUNDLEHOOK_HOUR", "2h", "from `100ms` to `1h`"),
         wrong("all", "window-grace", "BUNDLEHOOK_WINDOW_GRACE", "1", SPAN),
         wrong("all", "max-age", "BUNDLEHOOK_MAX_AGE", "old", SPAN),
-        wrong(
-            "all",
-            "from",
-            "BUNDLEHOOK_FROM",
-            "middle",
-            "[possible values: beginning, end]",
-        ),
-        wrong(
-            "all",
-            "allow-addresses",
-            "BUNDLEHOOK_ALLOW_ADDRESSES",
-            "10.0.0.0/33",
-            "expected ",
-        ),
+        wrong("all", "from", "BUNDLEHOOK_FROM", "middle", "[possible values: beginning, end]"),
+        wrong("all", "allow-addresses", "BUNDLEHOOK_ALLOW_ADDRESSES", "10.0.0.0/33", "expected "),
         wrong(
             "all",
             "retry-schedule",
@@ -226,20 +174,8 @@ mod wrong_settings {
             "localhost:80",
             "expected an IP address and a port",
         ),
-        wrong(
-            "all",
-            "log-format",
-            "BUNDLEHOOK_LOG_FORMAT",
-            "xml",
-            "[possible values: json, text]",
-        ),
-        wrong(
-            "all",
-            "log",
-            "BUNDLEHOOK_LOG",
-            "bundlehook=loud",
-            "expected a level",
-        ),
+        wrong("all", "log-format", "BUNDLEHOOK_LOG_FORMAT", "xml", "[possible values: json, text]"),
+        wrong("all", "log", "BUNDLEHOOK_LOG", "bundlehook=loud", "expected a level"),
         wrong("dev", "hour", "BUNDLEHOOK_HOUR", "1ms", "from `100ms` to `1h`"),
         wrong(
             "topics",
@@ -262,13 +198,7 @@ mod wrong_settings {
             "fast",
             "expected a whole number from 1 to 10000000",
         ),
-        wrong(
-            "receive",
-            "addr",
-            "BUNDLEHOOK_RECEIVE_ADDR",
-            "9000",
-            "expected an IP address and a port",
-        ),
+        wrong("receive", "addr", "BUNDLEHOOK_RECEIVE_ADDR", "9000", "expected an IP address and a port"),
         wrong(
             "receive",
             "status",
@@ -277,21 +207,9 @@ mod wrong_settings {
             "expected a whole number from 200 to 599",
         ),
         wrong("receive", "delay", "BUNDLEHOOK_RECEIVE_DELAY", "long", SPAN),
-        wrong(
-            "receive",
-            "log-format",
-            "BUNDLEHOOK_LOG_FORMAT",
-            "XML",
-            "[possible values: json, text]",
-        ),
+        wrong("receive", "log-format", "BUNDLEHOOK_LOG_FORMAT", "XML", "[possible values: json, text]"),
         wrong("aggregate", "hour", "BUNDLEHOOK_HOUR", "", "from `100ms` to `1h`"),
-        wrong(
-            "deliver",
-            "request-timeout",
-            "BUNDLEHOOK_REQUEST_TIMEOUT",
-            "-1s",
-            SPAN,
-        ),
+        wrong("deliver", "request-timeout", "BUNDLEHOOK_REQUEST_TIMEOUT", "-1s", SPAN),
     ];
 
     /// Settings that take any text, or no value.
@@ -305,10 +223,7 @@ mod wrong_settings {
         let known: BTreeSet<_> = WRONG.iter().map(|wrong| wrong.flag).chain(FREE).collect();
         for subcommand in SUBCOMMANDS {
             for (flag, _) in help::settings(subcommand) {
-                assert!(
-                    known.contains(flag.as_str()),
-                    "--{flag} of {subcommand} is in neither list"
-                );
+                assert!(known.contains(flag.as_str()), "--{flag} of {subcommand} is in neither list");
             }
         }
     }
@@ -316,39 +231,21 @@ mod wrong_settings {
     #[test]
     fn end_with_64_and_say_which_value_is_wrong_and_what_is_expected() {
         for wrong in &WRONG {
-            let Wrong {
-                subcommand,
-                flag,
-                variable,
-                value,
-                ..
-            } = *wrong;
+            let Wrong { subcommand, flag, variable, value, .. } = *wrong;
             let mut by_flag = bundlehook([subcommand, &format!("--{flag}={value}")]);
             by_flag.envs(REQUIRED).env("BUNDLEHOOK_PRODUCE_FILE", "-");
             check(wrong, &output(by_flag));
             let mut by_variable = bundlehook([subcommand]);
-            by_variable
-                .envs(REQUIRED)
-                .env("BUNDLEHOOK_PRODUCE_FILE", "-")
-                .env(variable, value);
+            by_variable.envs(REQUIRED).env("BUNDLEHOOK_PRODUCE_FILE", "-").env(variable, value);
             check(wrong, &output(by_variable));
         }
     }
 
     fn check(wrong: &Wrong, output: &Output) {
-        let Wrong {
-            flag,
-            variable,
-            expected,
-            ..
-        } = *wrong;
+        let Wrong { flag, variable, expected, .. } = *wrong;
         let text = stderr(output);
         assert_eq!(output.status.code(), Some(64), "--{flag}: {text}");
-        let value = if SECRET.contains(&flag) {
-            "***"
-        } else {
-            wrong.value
-        };
+        let value = if SECRET.contains(&flag) { "***" } else { wrong.value };
         for part in [&format!("'--{flag}"), &format!("'{value}'"), expected, variable] {
             assert!(text.contains(part), "--{flag}: `{part}` is not in: {text}");
         }
@@ -368,17 +265,8 @@ mod wrong_settings {
         command.envs(REQUIRED).env("BUNDLEHOOK_TOPICS_CHECK", "maybe");
         let output = output(command);
         assert_eq!(output.status.code(), Some(64));
-        for part in [
-            "'--check'",
-            "'maybe'",
-            "expected `true` or `false`",
-            "BUNDLEHOOK_TOPICS_CHECK",
-        ] {
-            assert!(
-                stderr(&output).contains(part),
-                "`{part}` is not in: {}",
-                stderr(&output)
-            );
+        for part in ["'--check'", "'maybe'", "expected `true` or `false`", "BUNDLEHOOK_TOPICS_CHECK"] {
+            assert!(stderr(&output).contains(part), "`{part}` is not in: {}", stderr(&output));
         }
     }
 
@@ -389,11 +277,7 @@ mod wrong_settings {
         command.env("BUNDLEHOOK_RECEIVE_ADDR", OsStr::from_bytes(b"\xff"));
         let output = output(command);
         assert_eq!(output.status.code(), Some(64));
-        assert!(
-            stderr(&output).contains("BUNDLEHOOK_RECEIVE_ADDR"),
-            "{}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains("BUNDLEHOOK_RECEIVE_ADDR"), "{}", stderr(&output));
     }
 
     #[test]
@@ -401,12 +285,7 @@ mod wrong_settings {
         for (line, parts) in [
             (
                 "aggregate",
-                vec![
-                    "--kafka-brokers",
-                    "BUNDLEHOOK_KAFKA_BROKERS",
-                    "--redis-url",
-                    "BUNDLEHOOK_REDIS_URL",
-                ],
+                vec!["--kafka-brokers", "BUNDLEHOOK_KAFKA_BROKERS", "--redis-url", "BUNDLEHOOK_REDIS_URL"],
             ),
             ("topics", vec!["--kafka-brokers", "BUNDLEHOOK_KAFKA_BROKERS"]),
             (
@@ -417,11 +296,7 @@ mod wrong_settings {
             let output = output(bundlehook(line.split(' ')));
             assert_eq!(output.status.code(), Some(64), "{line}");
             for part in parts {
-                assert!(
-                    stderr(&output).contains(part),
-                    "{line}: `{part}` is not in: {}",
-                    stderr(&output)
-                );
+                assert!(stderr(&output).contains(part), "{line}: `{part}` is not in: {}", stderr(&output));
             }
         }
     }
@@ -431,17 +306,9 @@ mod wrong_settings {
         for line in ["nonsense", "receive --nonsense", "receive nonsense"] {
             let output = output(bundlehook(line.split(' ')));
             assert_eq!(output.status.code(), Some(64), "{line}");
-            assert!(
-                stderr(&output).contains("nonsense"),
-                "{line}: {}",
-                stderr(&output)
-            );
+            assert!(stderr(&output).contains("nonsense"), "{line}: {}", stderr(&output));
         }
-        assert_eq!(
-            output(bundlehook([""; 0])).status.code(),
-            Some(64),
-            "nothing at all"
-        );
+        assert_eq!(output(bundlehook([""; 0])).status.code(), Some(64), "nothing at all");
     }
 }
 
@@ -458,21 +325,13 @@ mod receive {
     impl Receiver {
         fn start(args: &[&str]) -> Self {
             let mut command = bundlehook(["receive", "--addr", "127.0.0.1:0"]);
-            let mut child = command
-                .args(args)
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("the program is built");
+            let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("the program is built");
             let mut stdout = BufReader::new(child.stdout.take().unwrap());
             let mut line = String::new();
             stdout.read_line(&mut line).unwrap();
-            let addr = line
-                .trim()
-                .strip_prefix("listening on http://")
-                .and_then(|rest| rest.strip_suffix('/'));
-            let addr = addr
-                .and_then(|addr| addr.parse().ok())
-                .unwrap_or_else(|| panic!("it said {line:?}"));
+            let addr =
+                line.trim().strip_prefix("listening on http://").and_then(|rest| rest.strip_suffix('/'));
+            let addr = addr.and_then(|addr| addr.parse().ok()).unwrap_or_else(|| panic!("it said {line:?}"));
             Self { child, stdout, addr }
         }
 
@@ -488,10 +347,7 @@ mod receive {
             connection.write_all(body).unwrap();
             let mut answer = String::new();
             connection.read_to_string(&mut answer).unwrap();
-            answer
-                .strip_prefix("HTTP/1.1 ")
-                .and_then(|rest| rest[..3].parse().ok())
-                .expect("an HTTP answer")
+            answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest[..3].parse().ok()).expect("an HTTP answer")
         }
 
         /// Ends it as Ctrl-C does, and returns what it had printed since its start.
@@ -518,9 +374,7 @@ mod receive {
         let schema = jsonschema::validator_for(&schema).unwrap();
         let parse = |line: &str| {
             let request: Value = serde_json::from_str(line).unwrap();
-            schema
-                .validate(&request)
-                .unwrap_or_else(|error| panic!("{line}: {error}"));
+            schema.validate(&request).unwrap_or_else(|error| panic!("{line}: {error}"));
             request
         };
         fs::read_to_string(file).unwrap().lines().map(parse).collect()
@@ -532,31 +386,22 @@ mod receive {
         let file = folder.path().join("requests.jsonl");
         let receiver = Receiver::start(&["--out", file.to_str().unwrap()]);
         let bundle = include_bytes!("examples/bundle.json");
-        assert_eq!(
-            receiver.post("/a?b=c", "Webhook-Id: 0d4d7f52\r\nX-A: 1\r\nx-a: 2\r\n", bundle),
-            200
-        );
+        assert_eq!(receiver.post("/a?b=c", "Webhook-Id: 0d4d7f52\r\nX-A: 1\r\nx-a: 2\r\n", bundle), 200);
 
         // It is in the file before it is answered.
         let requests = recorded(&file);
         assert_eq!(requests.len(), 1);
         let request = &requests[0];
-        assert_eq!(
-            (&request["method"], &request["path"]),
-            (&"POST".into(), &"/a?b=c".into())
-        );
+        assert_eq!((&request["method"], &request["path"]), (&"POST".into(), &"/a?b=c".into()));
         assert_eq!(request["body"].as_str().unwrap().as_bytes(), bundle);
         assert_eq!(request["headers"]["webhook-id"], "0d4d7f52");
         assert_eq!(request["headers"]["x-a"], "1, 2");
         assert_eq!(request["status"], 200);
 
         let printed = receiver.interrupt();
-        for part in [
-            "POST /a?b=c",
-            "webhook-id 0d4d7f52",
-            "John D., 3 messages",
-            "  | how are <you> & yours?\n",
-        ] {
+        for part in
+            ["POST /a?b=c", "webhook-id 0d4d7f52", "John D., 3 messages", "  | how are <you> & yours?\n"]
+        {
             assert!(printed.contains(part), "`{part}` is not in: {printed}");
         }
         assert!(printed.ends_with("\nreceived 1 request\n"), "{printed}");
@@ -566,14 +411,7 @@ mod receive {
     fn answers_as_told_and_appends_to_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("requests.jsonl");
-        let args = [
-            "--out",
-            file.to_str().unwrap(),
-            "--status",
-            "503",
-            "--delay",
-            "200ms",
-        ];
+        let args = ["--out", file.to_str().unwrap(), "--status", "503", "--delay", "200ms"];
         for _ in 0..2 {
             let receiver = Receiver::start(&args);
             let started = Instant::now();
@@ -605,10 +443,7 @@ mod receive {
                 });
             }
         });
-        let paths: BTreeSet<_> = recorded(&file)
-            .iter()
-            .map(|request| request["path"].to_string())
-            .collect();
+        let paths: BTreeSet<_> = recorded(&file).iter().map(|request| request["path"].to_string()).collect();
         assert_eq!(paths.len(), 200);
         assert!(receiver.interrupt().ends_with("received 200 requests\n"));
     }
@@ -619,28 +454,22 @@ mod receive {
         let addr = taken.local_addr().unwrap().to_string();
         let output = output(bundlehook(["receive", "--addr", &addr]));
         assert_eq!(output.status.code(), Some(1));
-        assert!(
-            stderr(&output).contains(&format!("address `{addr}` is taken")),
-            "{}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains(&format!("address `{addr}` is taken")), "{}", stderr(&output));
     }
 
     #[test]
-    fn says_that_the_file_can_not_be_written() {
-        let output = output(bundlehook([
-            "receive",
-            "--addr",
-            "127.0.0.1:0",
-            "--out",
-            "/nowhere/requests.jsonl",
-        ]));
+    fn ends_when_it_can_not_record() {
+        let mut receiver = Receiver::start(&["--out", "/dev/full"]);
+        assert_eq!(receiver.post("/", "", b"x"), 500, "nothing is confirmed that is not recorded");
+        assert_eq!(receiver.child.wait().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn says_that_the_file_can_not_be_opened() {
+        let output =
+            output(bundlehook(["receive", "--addr", "127.0.0.1:0", "--out", "/nowhere/requests.jsonl"]));
         assert_eq!(output.status.code(), Some(1));
-        assert!(
-            stderr(&output).contains("failed to open `/nowhere/requests.jsonl`"),
-            "{}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains("failed to open `/nowhere/requests.jsonl`"), "{}", stderr(&output));
     }
 }
 
@@ -662,29 +491,16 @@ mod produce {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("lines.jsonl");
         fs::write(&file, lines).unwrap();
-        let output = output(bundlehook([
-            "produce",
-            "--kafka-brokers",
-            &addr,
-            flag,
-            file.to_str().unwrap(),
-        ]));
+        let output = output(bundlehook(["produce", "--kafka-brokers", &addr, flag, file.to_str().unwrap()]));
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         assert_eq!(stdout(&output), "");
-        assert_eq!(
-            broker.accept().unwrap_err().kind(),
-            ErrorKind::WouldBlock,
-            "it has connected"
-        );
+        assert_eq!(broker.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "it has connected");
         stderr(&output)
     }
 
     #[test]
     fn names_a_wrong_line_and_publishes_nothing() {
-        let error = refused(
-            "--file",
-            &format!("{EVENTS}\n{{\"message\": {{\"text\": \"x\"}}}}\n"),
-        );
+        let error = refused("--file", &format!("{EVENTS}\n{{\"message\": {{\"text\": \"x\"}}}}\n"));
         assert!(
             error.contains("lines.jsonl` is wrong; nothing was published\n  line 7: `workspace_id`"),
             "{error}"
@@ -716,21 +532,14 @@ mod produce {
                 .replace('\n', " ")
                 .as_str(),
         );
-        assert!(
-            error.contains("line 1: `secrets[0]` is not") && !error.contains("s3cret"),
-            "{error}"
-        );
+        assert!(error.contains("line 1: `secrets[0]` is not") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]
     fn reads_standard_input() {
         let (_broker, addr) = silent_broker();
         let mut command = bundlehook(["produce", "--kafka-brokers", &addr, "--file", "-"]);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(b"nonsense").unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(1));
@@ -747,13 +556,7 @@ mod produce {
         let file = folder.path().join("events.jsonl");
         fs::write(&file, EVENTS).unwrap();
         let started = Instant::now();
-        let args = [
-            "produce",
-            "--kafka-brokers",
-            "127.0.0.1:1",
-            "--file",
-            file.to_str().unwrap(),
-        ];
+        let args = ["produce", "--kafka-brokers", "127.0.0.1:1", "--file", file.to_str().unwrap()];
         let output = output(bundlehook(args));
         assert_eq!(output.status.code(), Some(1));
         assert!(started.elapsed() < Duration::from_secs(20));
@@ -766,18 +569,9 @@ mod produce {
 
     #[test]
     fn says_that_the_file_is_not_there() {
-        let output = output(bundlehook([
-            "produce",
-            "--kafka-brokers",
-            "127.0.0.1:1",
-            "--file",
-            "/nowhere.jsonl",
-        ]));
+        let output =
+            output(bundlehook(["produce", "--kafka-brokers", "127.0.0.1:1", "--file", "/nowhere.jsonl"]));
         assert_eq!(output.status.code(), Some(1));
-        assert!(
-            stderr(&output).contains("failed to open `/nowhere.jsonl`"),
-            "{}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains("failed to open `/nowhere.jsonl`"), "{}", stderr(&output));
     }
 }

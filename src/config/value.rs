@@ -30,7 +30,7 @@ pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
 /// The length of an hour: whole milliseconds, so that every window bound is one.
 pub fn hour(text: &str) -> Result<Duration, String> {
     let is_whole = |hour: &Duration| hour.subsec_nanos().is_multiple_of(1_000_000);
-    let in_range = |hour: &Duration| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(hour);
+    let in_range = |hour: &Duration| (Duration::from_millis(100)..=Duration::from_hours(1)).contains(hour);
     let hour = humantime::parse_duration(text).ok().filter(|hour| is_whole(hour) && in_range(hour));
     hour.ok_or_else(|| "expected a duration of whole milliseconds from `100ms` to `1h`".to_owned())
 }

@@ -55,7 +55,7 @@ pub enum AdminError {
     )]
     Unreadable(String),
     /// The broker refused a request as a whole.
-    #[error("the brokers refused to {what}")]
+    #[error("the brokers did not {what}")]
     Refused {
         /// What they were asked for.
         what: &'static str,
@@ -150,15 +150,14 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Unreachable`] if no broker answers.
     pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, AdminError> {
-        let asker = self.asker.clone();
+        let client = self.asker.clone();
         // Asked for all topics: asking for one by name may create it.
         let asked = tokio::task::spawn_blocking(move || {
-            let metadata = asker.client().fetch_metadata(None, ANSWER);
+            let metadata = client.client().fetch_metadata(None, ANSWER);
             if metadata.is_err() {
-                asker.poll(LISTEN);
+                client.poll(LISTEN);
             }
             let metadata = metadata?;
-
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
             Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
         });
