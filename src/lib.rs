@@ -1,4 +1,4 @@
-//! Bundlehook brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
+//! Bundlehook brings `WhatsApp` messages from Kafka to customers' webhooks, at once or bundled per chat and window.
 
 pub mod flow;
 pub mod model;

@@ -1,5 +1,7 @@
 //! The command line of the built program: help, wrong settings, and the tools as far as they need no Kafka.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+#![allow(clippy::format_collect, reason = "a help text is short")]
 
 use std::{
     collections::BTreeSet,
@@ -55,9 +57,7 @@ mod help {
     fn help(args: &[&str]) -> String {
         let output = output(bundlehook(args));
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        let output = stdout(&output);
-        let lines: Vec<&str> = output.lines().map(str::trim_end).collect();
-        lines.join("\n")
+        stdout(&output).lines().map(|line| format!("{}\n", line.trim_end())).collect()
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use self::{
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: i32 = 64;
 
-/// Brings WhatsApp messages from Kafka to customers' webhooks, at once or bundled per chat and window.
+/// Brings `WhatsApp` messages from Kafka to customers' webhooks, at once or bundled per chat and window.
 #[derive(Debug, Parser)]
 #[command(name = "bundlehook", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {

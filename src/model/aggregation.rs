@@ -92,7 +92,7 @@ mod tests {
                 Node::Text(text) => shown.push_str(text),
                 Node::Element(element) if element.name() == "br" => shown.push('\n'),
                 Node::Element(element) => {
-                    assert!(["html", "body", "a"].contains(&element.name()), "{}", element.name())
+                    assert!(["html", "body", "a"].contains(&element.name()), "{}", element.name());
                 }
                 _ => {}
             }

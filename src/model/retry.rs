@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_longer_retry_after_wins_up_to_eight_hours() {
-        assert_eq!(schedule().pause(1, 0.5, Some(Duration::from_secs(60))), Duration::from_secs(60));
+        assert_eq!(schedule().pause(1, 0.5, Some(Duration::from_mins(1))), Duration::from_mins(1));
         assert_eq!(schedule().pause(1, 0.5, Some(Duration::from_secs(1))), Duration::from_secs(10));
         assert_eq!(schedule().pause(1, 0.5, Some(Duration::from_hours(9))), Duration::from_hours(8));
     }

@@ -17,9 +17,17 @@ type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Probes(Arc<Inner>);
 
+/// A loop with the turns that were last seen, and since when.
+struct WatchedLoop {
+    name: &'static str,
+    turns: Arc<AtomicU64>,
+    seen: u64,
+    since: Instant,
+}
+
 #[derive(Default)]
 struct Inner {
-    loops: Mutex<Vec<(&'static str, Arc<AtomicU64>, u64, Instant)>>,
+    loops: Mutex<Vec<WatchedLoop>>,
     ready: Mutex<Vec<Check>>,
 }
 
@@ -27,7 +35,8 @@ impl Probes {
     /// Watches a counter that rises with each turn of a loop.
     pub fn watch_loop(&self, name: &'static str, turns: Arc<AtomicU64>) {
         let seen = turns.load(Ordering::Relaxed);
-        self.0.loops.lock().unwrap_or_else(PoisonError::into_inner).push((name, turns, seen, Instant::now()));
+        let watched = WatchedLoop { name, turns, seen, since: Instant::now() };
+        self.0.loops.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
     }
 
     /// Adds a condition of readiness, which says what is missing.
@@ -41,7 +50,7 @@ impl Probes {
     /// Which loop is stuck.
     pub fn live(&self) -> Result<(), String> {
         let mut loops = self.0.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, turns, seen, since) in loops.iter_mut() {
+        for WatchedLoop { name, turns, seen, since } in loops.iter_mut() {
             let now = turns.load(Ordering::Relaxed);
             if now != *seen {
                 (*seen, *since) = (now, Instant::now());

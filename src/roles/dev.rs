@@ -18,7 +18,7 @@ use crate::{
 /// Partitions of the topics that carry load.
 const PARTITIONS: i32 = 3;
 /// The embedded broker forgets old records, so settings are published anew this often.
-const REPUBLISH: Duration = Duration::from_secs(60);
+const REPUBLISH: Duration = Duration::from_mins(1);
 /// Longest wait for Redis.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 

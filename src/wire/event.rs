@@ -1,4 +1,5 @@
 //! Records of `message-events` (schemas/message-event.json).
+#![allow(clippy::option_option, reason = "a field that is missing and one that is null are told apart")]
 
 use std::borrow::Cow;
 

@@ -27,7 +27,8 @@ struct WebhookEvent<'a> {
 #[derive(Serialize)]
 struct Notification<'a> {
     v: u32,
-    notification_id: Uuid,
+    #[serde(rename = "notification_id")]
+    id: Uuid,
     kind: &'static str,
     workspace_id: &'a WorkspaceId,
     webhook_id: &'a WebhookId,
@@ -79,7 +80,7 @@ pub fn encode_event(webhook: &Webhook, notice: &Notice) -> (Headers, Vec<u8>) {
 pub fn encode_notification(webhook: &Webhook, notice: &Notice) -> Vec<u8> {
     to_json(&Notification {
         v: 1,
-        notification_id: notice.id,
+        id: notice.id,
         kind: kind(notice.kind),
         workspace_id: &webhook.workspace_id,
         webhook_id: &webhook.webhook_id,

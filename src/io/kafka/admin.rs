@@ -150,18 +150,19 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Unreachable`] if no broker answers.
     pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, AdminError> {
-        let client = self.asker.clone();
+        let asker = self.asker.clone();
         // Asked for all topics: asking for one by name may create it.
-        let asked = tokio::task::spawn_blocking(move || {
-            let metadata = client.client().fetch_metadata(None, ANSWER);
+        let answer = tokio::task::spawn_blocking(move || {
+            let metadata = asker.client().fetch_metadata(None, ANSWER);
             if metadata.is_err() {
-                client.poll(LISTEN);
+                asker.poll(LISTEN);
             }
             let metadata = metadata?;
+
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
             Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
         });
-        asked.await.unwrap_or(Err(KafkaError::Canceled)).map_err(|error| self.unreachable(&error))
+        answer.await.unwrap_or(Err(KafkaError::Canceled)).map_err(|error| self.unreachable(&error))
     }
 
     /// The settings of topics that exist, by topic and name.

@@ -438,7 +438,7 @@ impl Intake {
     /// If librdkafka refuses the configuration.
     pub fn start(
         settings: &KafkaSettings,
-        options: IntakeOptions,
+        options: &IntakeOptions,
         spawn: SpawnWorker,
     ) -> Result<Self, KafkaError> {
         let (commands, inbox) = mpsc::channel();
@@ -453,7 +453,7 @@ impl Intake {
             rebalances: AtomicU64::new(0),
         };
         let consumer: Arc<GroupConsumer> =
-            Arc::new(consumer_config(settings, &options).create_with_context(context)?);
+            Arc::new(consumer_config(settings, options).create_with_context(context)?);
         // Set once, before the first poll.
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         consumer.subscribe(&[&options.topic])?;

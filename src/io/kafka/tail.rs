@@ -200,7 +200,7 @@ impl Reader {
                 Ok(()) => break,
                 Err(error) => {
                     warn!(%error, "the settings can't be read yet");
-                    std::thread::sleep(ASK_INTERVAL);
+                    pause();
                 }
             }
         }
@@ -315,4 +315,10 @@ fn keyed(webhook: Webhook, key: Option<&[u8]>) -> Result<Webhook, Poison> {
     let key = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
     let detail = format!("the record's key is `{key}`, expected `{}`, its `webhook_id`", webhook.webhook_id);
     Err(Poison { reason: PoisonReason::InvalidSettings, detail })
+}
+
+/// A pause of this thread, on which nothing else runs.
+#[allow(clippy::disallowed_methods, reason = "the thread is the tail's own")]
+fn pause() {
+    std::thread::sleep(ASK_INTERVAL);
 }

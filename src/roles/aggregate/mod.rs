@@ -66,7 +66,7 @@ pub async fn start(
         let aggregate = aggregate.clone();
         Box::pin(async move { aggregate.work(feed).await }) as _
     });
-    Ok(Intake::start(&process.kafka, options, spawn)?)
+    Ok(Intake::start(&process.kafka, &options, spawn)?)
 }
 
 /// Waits for the topic of events and reads its id.

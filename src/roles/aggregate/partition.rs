@@ -182,9 +182,9 @@ impl<'a> Partition<'a> {
         let mut segment: Vec<Record<'_>> = Vec::with_capacity(batch.len().min(SEGMENT_RECORDS));
         let start = self.position;
         for record in batch.iter().filter(|record| record.offset >= start) {
-            let closes = self.metadata.rules.at(record.arrived).closed_by(record.arrived);
+            let by_record = self.metadata.rules.at(record.arrived).closed_by(record.arrived);
             let logged = self.metadata.boundaries.closed_before(record.offset);
-            let closed = logged.max(Some(closes)).max(self.last_closed);
+            let closed = logged.max(Some(by_record)).max(self.last_closed);
             if closed != self.last_closed || segment.len() == SEGMENT_RECORDS {
                 self.apply(&mut segment, record.offset, stop).await?;
             }

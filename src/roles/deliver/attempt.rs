@@ -9,7 +9,11 @@ use std::{
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Deliver, lane::Queued, settlements::InFlight};
+use super::{
+    Deliver,
+    lane::{Queued, RequestSlot},
+    settlements::InFlight,
+};
 use crate::{
     flow::{
         delivery_to_outcome::{self, Ended, Reply, Request},
@@ -54,6 +58,7 @@ impl Deliver {
         lease: Option<Uuid>,
         seen: SharedSeen,
         in_flight: InFlight,
+        slot: RequestSlot,
     ) -> Attempted {
         let metrics = &self.process.metrics;
         let (started_at, clock) = (clock::now(), Instant::now());
@@ -61,6 +66,7 @@ impl Deliver {
         metrics.requests_in_flight.inc();
         let reply = self.post(&request).await;
         metrics.requests_in_flight.dec();
+        drop(slot);
         let duration = clock.elapsed();
         let settlement = delivery_to_outcome::settle(&mut queued.delivery, &current.webhook, &reply);
         let outcome = reply.outcome(&current.webhook).as_str();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
 use tracing::error;
@@ -33,6 +33,8 @@ use crate::{
 
 /// A lane without work ends after so long.
 const IDLE: Duration = Duration::from_mins(1);
+/// At most so many attempts of a lane are between their answer and their record.
+const MOST_ATTEMPTS: usize = 128;
 /// How often a lane that waits looks at its webhook's settings and health.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -92,6 +94,37 @@ struct ChatQueue {
     busy: bool,
 }
 
+/// Slots for the requests of a lane that are in flight.
+struct RequestSlots {
+    slots: Arc<Semaphore>,
+    freed: Arc<Notify>,
+}
+
+/// A request in flight.
+pub(super) struct RequestSlot {
+    slot: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
+}
+
+impl RequestSlots {
+    fn new(most: u16) -> Self {
+        Self { slots: Arc::new(Semaphore::new(usize::from(most))), freed: Arc::default() }
+    }
+
+    fn take(&self) -> Option<RequestSlot> {
+        let slot = self.slots.clone().try_acquire_owned().ok()?;
+        Some(RequestSlot { slot: Some(slot), freed: self.freed.clone() })
+    }
+}
+
+impl Drop for RequestSlot {
+    fn drop(&mut self) {
+        // Free before the lane looks.
+        drop(self.slot.take());
+        self.freed.notify_one();
+    }
+}
+
 pub(super) struct Lane {
     deliver: Arc<Deliver>,
     webhook: WebhookId,
@@ -100,7 +133,10 @@ pub(super) struct Lane {
     /// Chats whose oldest delivery may go, by how long it has waited.
     ready: BTreeMap<u64, Chat>,
     next_place: u64,
+    /// Attempts, from the request to what follows it.
     in_flight: JoinSet<(u64, Attempted)>,
+    /// Slots for requests; free again as soon as the answer is there.
+    requests: RequestSlots,
     seen: SharedSeen,
     /// As far as this lane knows.
     circuit: Circuit,
@@ -110,6 +146,7 @@ pub(super) struct Lane {
 
 impl Lane {
     pub fn new(deliver: Arc<Deliver>, webhook: WebhookId, inbox: mpsc::UnboundedReceiver<Queued>) -> Self {
+        let requests = RequestSlots::new(deliver.settings.lane_requests);
         Self {
             deliver,
             webhook,
@@ -118,6 +155,7 @@ impl Lane {
             ready: BTreeMap::new(),
             next_place: 0,
             in_flight: JoinSet::new(),
+            requests,
             seen: Arc::new(Mutex::new(Seen::default())),
             circuit: Circuit::Healthy,
             wait_until: None,
@@ -129,6 +167,7 @@ impl Lane {
         loop {
             self.dispatch().await;
             let idle = self.chats.is_empty() && self.in_flight.is_empty();
+            let freed = self.requests.freed.clone();
             let wake = self.wait_until.unwrap_or_else(|| Instant::now() + if idle { IDLE } else { LOOK });
             tokio::select! {
                 biased;
@@ -136,6 +175,7 @@ impl Lane {
                     Ok((place, attempted)) => self.finish(place, attempted),
                     Err(panic) => error!(webhook = %self.webhook, %panic, "an attempt died; its chat waits for a restart"),
                 },
+                () = freed.notified() => {}
                 Some(queued) = self.inbox.recv() => self.queue(queued),
                 () = tokio::time::sleep_until(wake.into()) => {
                     self.wait_until = None;
@@ -177,18 +217,15 @@ impl Lane {
             let Some(current) = self.current().filter(|_| !self.ready.is_empty()) else {
                 return;
             };
-            let most = if self.circuit == Circuit::Healthy {
-                usize::from(self.deliver.settings.lane_requests)
-            } else {
-                1
-            };
-            if self.in_flight.len() >= most {
+            let healthy = self.circuit == Circuit::Healthy;
+            if self.in_flight.len() >= if healthy { MOST_ATTEMPTS } else { 1 } {
                 return;
             }
+            let Some(slot) = self.requests.take() else { return };
             let Some(lease) = self.permission(&current).await else {
                 return;
             };
-            self.start(current, lease);
+            self.start(current, lease, slot);
         }
     }
 
@@ -219,7 +256,7 @@ impl Lane {
     }
 
     /// Starts the delivery that has waited longest of those that may go.
-    fn start(&mut self, current: Current, lease: Option<Uuid>) {
+    fn start(&mut self, current: Current, lease: Option<Uuid>, slot: RequestSlot) {
         let Some((place, chat)) = self.ready.pop_first() else {
             return;
         };
@@ -237,7 +274,8 @@ impl Lane {
         if let Some(rate) = current.webhook.max_per_second {
             self.wait_until = Some(Instant::now() + Duration::from_secs(1) / u32::from(rate));
         }
-        let attempt = self.deliver.clone().attempt(queued, current, lease, self.seen.clone(), in_flight);
+        let attempt =
+            self.deliver.clone().attempt(queued, current, lease, self.seen.clone(), in_flight, slot);
         self.in_flight.spawn(async move { (place, attempt.await) });
     }
 

@@ -70,7 +70,7 @@ pub fn start(
         let deliver = deliver.clone();
         Box::pin(async move { partition::work(deliver, feed).await }) as _
     });
-    Ok(Intake::start(&process.kafka, options, spawn)?)
+    Ok(Intake::start(&process.kafka, &options, spawn)?)
 }
 
 impl Deliver {

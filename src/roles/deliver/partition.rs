@@ -228,6 +228,7 @@ impl Worker {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "made for `map_err`")]
 fn describe(error: CommitError) -> String {
     error.to_string()
 }

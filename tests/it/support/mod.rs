@@ -41,7 +41,7 @@ pub use self::records::{Committed, Outgoing, Record, committed, end_offsets, pro
 pub use self::redis::{Redis, RedisKind, redis, redis_with};
 
 /// The longest that anything in a test may take before it counts as failed.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// Asks until `condition` holds.
 ///
