@@ -14,7 +14,7 @@ use crate::config::KafkaSettings;
 /// Longest wait for a broker's answer.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// A stretch of which nothing more comes for so long can't be read.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 
 /// A record of the stretch.
 #[derive(Debug, Clone, Copy)]
