@@ -4,30 +4,21 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::event_to_window::WindowKey;
 use crate::{
     model::{
         aggregation::{self, Line},
-        bundle::{BundleHead, Source, window_bundle_id},
+        bundle::{BundleHead, BundleRecord, Source, window_bundle_id},
         history::Directory,
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{ClosedWindow, ClosingPosition, PartPosition, Position},
         time::body_timestamp,
+        window::WindowKey,
     },
     wire::{
         body::{self, Aggregated},
         window_log::{ChatDetails, Frame, LoggedMessage, decode},
     },
 };
-
-/// A record of `bundles`.
-#[derive(Debug, Clone)]
-pub struct BundleRecord {
-    /// Its headers.
-    pub head: BundleHead,
-    /// Its value: the POST body, byte for byte.
-    pub body: Bytes,
-}
 
 /// Why a window's content leaves Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::{Aggregate, Trouble, partition::Partition};
 use crate::{
     config::StartFrom,
     io::{
-        StoreError, clock,
+        clock,
         kafka::intake::PartitionFeed,
         redis::windows::{Found, WindowStore},
     },
@@ -138,9 +138,4 @@ async fn first_offset(role: &Aggregate, feed: &PartitionFeed, low: i64, high: i6
             feed.partition, role.process.topics.bundles
         ))),
     }
-}
-
-/// Redis can't serve: that passes by itself, so the same call is made again.
-pub(super) fn is_busy(error: &StoreError) -> bool {
-    matches!(error, StoreError::Busy(_))
 }

@@ -7,12 +7,9 @@ use tracing::error;
 
 use super::{Trouble, partition::Partition, progress::ClosedPage};
 use crate::{
-    flow::{
-        event_to_window::WindowKey,
-        window_to_bundle::{Bundler, Bundles, Occasion, WindowContent},
-    },
+    flow::window_to_bundle::{Bundler, Bundles, Occasion, WindowContent},
     io::{clock, kafka::publisher::AckGroup},
-    model::{position::ClosedWindow, time::Millis},
+    model::{position::ClosedWindow, time::Millis, window::WindowKey},
 };
 
 /// Windows closed in one step.

@@ -13,14 +13,10 @@ use tracing::{debug, warn};
 
 use super::{
     Aggregate, Trouble,
-    claim::is_busy,
     progress::{Progress, safe_offset},
 };
 use crate::{
-    flow::{
-        event_to_window::{Plan, Planner, SourceRecord},
-        window_to_bundle::BundleRecord,
-    },
+    flow::event_to_window::{Plan, Planner, SourceRecord},
     io::{
         StoreError, clock,
         kafka::{
@@ -29,7 +25,10 @@ use crate::{
         },
         redis::windows::{Applied, WindowStore},
     },
-    model::{bundle::Source, time::Millis},
+    model::{
+        bundle::{BundleRecord, Source},
+        time::Millis,
+    },
     wire::{
         bundle,
         metadata::{AggregateMetadata, Metadata},
@@ -222,7 +221,7 @@ impl<'a> Partition<'a> {
         let applied = loop {
             match self.store.apply(&plan, self.position, next, self.last_closed, &rule).await {
                 Ok(applied) => break applied,
-                Err(error) if is_busy(&error) => {
+                Err(error) if error.is_busy() => {
                     self.redis_trouble("apply", &error, stop).await?;
                     // It may have been carried out, and then its answer is lost.
                     self.parts_sealed = true;

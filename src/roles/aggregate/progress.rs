@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    flow::event_to_window::WindowKey,
     io::{kafka::publisher::AckGroup, redis::windows::SealedPart},
-    model::{position::ClosedWindow, time::Millis},
+    model::{position::ClosedWindow, time::Millis, window::WindowKey},
     wire::metadata::AggregateMetadata,
 };
 

@@ -17,8 +17,11 @@ use uuid::Uuid;
 
 use super::{Redis, StoreError};
 use crate::{
-    flow::event_to_window::{AtOnce, Plan, WindowAppend, WindowKey},
-    model::{time::Millis, window::WindowRule},
+    flow::event_to_window::{AtOnce, Plan, WindowAppend},
+    model::{
+        time::Millis,
+        window::{WindowKey, WindowRule},
+    },
 };
 
 /// Version of everything under a partition's tag.
