@@ -123,6 +123,14 @@ impl<'a> Partition<'a> {
         feed: &mut PartitionFeed,
         stop: &CancellationToken,
     ) -> Result<(), Trouble> {
+        // What was open before this claim closes by what its messages' arrivals say: all of that must be known.
+        let fresh = tokio::select! {
+            fresh = self.role.process.tail.fresh_for(Instant::now()) => fresh,
+            () = stop.cancelled() => return Ok(()),
+        };
+        if !fresh {
+            return Err(Trouble::Fatal("the settings are no longer read".to_owned()));
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
