@@ -48,6 +48,8 @@ const PENDING_BATCHES: usize = 64;
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Age at which what is known of the brokers' clock is asked for again.
 const CLOCK_AGE: Duration = Duration::from_mins(1);
+/// The same where it differs from the host's: an acknowledgement that was handled late looks like a difference.
+const CLOCK_DOUBT: Duration = Duration::from_secs(1);
 
 /// A claimed partition.
 pub(super) struct Partition<'a> {
@@ -435,14 +437,16 @@ impl<'a> Partition<'a> {
             return Ok(true);
         }
         let publisher = &self.role.process.publisher;
-        let recent = |(_, at): &(i64, Millis)| now.since(*at) < CLOCK_AGE;
-        if publisher.broker_clock().as_ref().is_none_or(|x| !recent(x)) {
+        let agrees = |ahead: i64| ahead.unsigned_abs() <= margin.as_millis() as u64;
+        let recent =
+            |(ahead, at): (i64, Millis)| now.since(at) < if agrees(ahead) { CLOCK_AGE } else { CLOCK_DOUBT };
+        if !publisher.broker_clock().is_some_and(recent) {
             let topic = &self.role.process.topics.webhook_states;
             let heartbeat = Outgoing { topic, partition: None, key: b"heartbeat", value: None, headers: &[] };
             publisher.publish_and_wait(&heartbeat).await?;
         }
-        let ahead = publisher.broker_clock().map_or(i64::MAX, |(ahead, _)| ahead.abs());
-        let agree = ahead <= crate::model::time::span_millis(margin);
+        let ahead = publisher.broker_clock().map_or(i64::MAX, |(ahead, _)| ahead);
+        let agree = agrees(ahead);
         if !agree {
             warn!(
                 ahead_ms = ahead,
