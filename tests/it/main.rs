@@ -2,5 +2,14 @@
 
 mod support;
 
+mod crashes;
+mod delivery;
+mod failures;
+mod messages;
+mod operations;
+mod oracle;
 mod rig;
+mod schemas;
+mod settings;
+mod skips;
 mod tools;

@@ -52,7 +52,9 @@ class Post:
     def sort_key(self) -> tuple[Any, ...]:
         """Per webhook, chat and granularity the order in which they must arrive."""
         stream = (self.webhook_id, self.workspace_id, self.chat_id, self.partition, self.granularity)
-        return (*stream, self.window_start or "", self.part, self.offset)
+        # Of texts, `…00.500Z` would stand before `…00Z`.
+        start = 0 if self.window_start is None else self.identity[4]
+        return (*stream, start, self.part, self.offset)
 
 
 class Oracle:

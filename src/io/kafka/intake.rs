@@ -216,7 +216,11 @@ impl PartitionFeed {
         let command = Command::Start { partition: self.partition, offset, generation: self.generation, done };
         let gone = || KafkaError::Seek("the consumer is gone".to_owned());
         self.commands.send(command).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        tokio::select! {
+            answer = answer => answer.map_err(|_| gone())?,
+            // The polling thread waits for this worker to end and carries nothing out meanwhile.
+            () = self.stop.cancelled() => Err(KafkaError::Canceled),
+        }
     }
 
     /// The next event; none when the partition was revoked. Safe to drop while it waits.

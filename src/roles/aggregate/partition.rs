@@ -47,6 +47,8 @@ const PENDING_BATCHES: usize = 64;
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Age at which what is known of the brokers' clock is asked for again.
 const CLOCK_AGE: Duration = Duration::from_mins(1);
+/// The same where it differs from the host's: an acknowledgement that was handled late looks like a difference.
+const CLOCK_DOUBT: Duration = Duration::from_secs(1);
 
 /// A claimed partition.
 pub(super) struct Partition<'a> {
@@ -122,6 +124,14 @@ impl<'a> Partition<'a> {
         feed: &mut PartitionFeed,
         stop: &CancellationToken,
     ) -> Result<(), Trouble> {
+        // What was open before this claim closes by what its messages' arrivals say: all of that must be known.
+        let fresh = tokio::select! {
+            fresh = self.role.process.tail.fresh_for(Instant::now()) => fresh,
+            () = stop.cancelled() => return Ok(()),
+        };
+        if !fresh {
+            return Err(Trouble::Fatal("the settings are no longer read".to_owned()));
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -426,14 +436,16 @@ impl<'a> Partition<'a> {
             return Ok(true);
         }
         let publisher = &self.role.process.publisher;
-        let recent = |(_, at): &(i64, Millis)| now.since(*at) < CLOCK_AGE;
-        if publisher.broker_clock().as_ref().is_none_or(|x| !recent(x)) {
+        let agrees = |ahead: i64| ahead.unsigned_abs() <= margin.as_millis() as u64;
+        let recent =
+            |(ahead, at): (i64, Millis)| now.since(at) < if agrees(ahead) { CLOCK_AGE } else { CLOCK_DOUBT };
+        if !publisher.broker_clock().is_some_and(recent) {
             let topic = &self.role.process.topics.webhook_states;
             let heartbeat = Outgoing { topic, partition: None, key: b"heartbeat", value: None, headers: &[] };
             publisher.publish_and_wait(&heartbeat).await?;
         }
-        let ahead = publisher.broker_clock().map_or(i64::MAX, |(ahead, _)| ahead.abs());
-        let agree = ahead <= crate::model::time::span_millis(margin);
+        let ahead = publisher.broker_clock().map_or(i64::MAX, |(ahead, _)| ahead);
+        let agree = agrees(ahead);
         if !agree {
             warn!(
                 ahead_ms = ahead,

@@ -47,6 +47,8 @@ pub(super) struct Attempted {
     pub health: Health,
     /// Ends the attempt when it is dropped.
     pub in_flight: InFlight,
+    /// The place of a request that failed.
+    pub slot: Option<RequestSlot>,
 }
 
 impl Deliver {
@@ -66,9 +68,10 @@ impl Deliver {
         metrics.requests_in_flight.inc();
         let reply = self.post(&request).await;
         metrics.requests_in_flight.dec();
-        drop(slot);
         let duration = clock.elapsed();
         let settlement = delivery_to_outcome::settle(&mut queued.delivery, &current.webhook, &reply);
+        // After a failure nothing takes its place before the lane knows that the circuit has tripped.
+        let slot = Some(slot).filter(|_| settlement != Settlement::Delivered);
         let outcome = reply.outcome(&current.webhook).as_str();
         metrics.delivery_attempts.with_label_values(&[outcome]).inc();
         metrics.attempt_duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
@@ -88,7 +91,7 @@ impl Deliver {
         self.publish_record(&queued, &health, verdict, &attempt::encode(&record)).await;
         let health = self.publish_notices(&current, health, &seen).await;
         self.report(&queued, settlement, verdict, &health, error.as_deref());
-        Attempted { queued, settlement, health, in_flight }
+        Attempted { queued, settlement, health, in_flight, slot }
     }
 
     /// On the runtime of the requests.

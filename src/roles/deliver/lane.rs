@@ -322,7 +322,7 @@ impl Lane {
     }
 
     fn finish(&mut self, place: u64, attempted: Attempted) {
-        let Attempted { queued, settlement, health, in_flight } = attempted;
+        let Attempted { queued, settlement, health, in_flight, slot: _slot } = attempted;
         self.circuit = health.circuit;
         let chat = queued.chat();
         if settlement == Settlement::Open {

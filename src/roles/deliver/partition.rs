@@ -150,6 +150,9 @@ impl Worker {
         batch: &RecordBatch,
         stop: &CancellationToken,
     ) -> Result<(), String> {
+        if !self.is_fresh_for(feed, batch.polled_at, stop).await? {
+            return Ok(());
+        }
         let start = self.position;
         for record in batch.iter().filter(|record| record.offset >= start) {
             let Some(room) = self.room_for(feed, &record, stop).await? else {
@@ -159,6 +162,27 @@ impl Worker {
             self.position = record.offset + 1;
         }
         Ok(())
+    }
+
+    /// Waits until the directory holds every webhook that a bundle polled at a moment may be for: one that is not known
+    /// yet must not look deleted. False if the partition was revoked. Commits go on meanwhile.
+    async fn is_fresh_for(
+        &mut self,
+        feed: &PartitionFeed,
+        polled_at: Instant,
+        stop: &CancellationToken,
+    ) -> Result<bool, String> {
+        let deliver = self.deliver.clone();
+        let fresh = deliver.process.tail.fresh_for(polled_at);
+        tokio::pin!(fresh);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(false),
+                fresh = &mut fresh => return if fresh { Ok(true) } else { Err("the settings are no longer read".to_owned()) },
+                () = tokio::time::sleep(COMMIT_INTERVAL) => self.commit(feed).await?,
+            }
+        }
     }
 
     /// Memory for a bundle; none if the partition was revoked. Commits go on meanwhile.

@@ -6,7 +6,7 @@
 //! | records | [`produce`], [`read_topic`], [`end_offsets`], [`committed`] |
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
-//! | the product | [`process`] |
+//! | the product | [`process`], and all of it: [`tenant`], [`system`] |
 //! | a network that breaks | [`proxy`] |
 //! | time | [`wait_until`]: a condition, never a fixed sleep |
 
@@ -23,6 +23,7 @@ mod receiver;
 mod records;
 mod redis;
 mod report;
+mod system;
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub use self::receiver::{
 };
 pub use self::records::{Committed, Outgoing, Record, committed, end_offsets, produce, read_topic};
 pub use self::redis::{Redis, RedisKind, redis, redis_with};
+pub use self::system::{Role, System, Tenant, event, message_ids, system, tenant, webhook};
 
 /// The longest that anything in a test may take before it counts as failed.
 pub const LIMIT: Duration = Duration::from_mins(1);

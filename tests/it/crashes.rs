@@ -1,0 +1,191 @@
+//! Processes that stop or die, a Redis that forgets, partitions that fall silent.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::{
+    Answer, LIMIT, Request, System, answer, event, hang, message_ids, ok, receiver, status, system,
+    wait_until, webhook,
+};
+
+/// A dead member of a group is noticed after so long.
+const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
+
+fn sorted_ids(requests: &[Request]) -> Vec<String> {
+    let mut ids: Vec<String> = requests.iter().flat_map(message_ids).collect();
+    ids.sort();
+    ids
+}
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{n:03}")).collect()
+}
+
+#[tokio::test]
+async fn a_window_closes_on_an_idle_partition_by_the_clock_and_on_a_busy_one_by_a_record() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let Some(system) = system(1_000).start(&[settings]).await else { return };
+    let closed = |by: &str| format!("bundlehook_boundaries_closed_total{{by=\"{by}\"}}");
+
+    system.publish(&[event("ws", "c", "only")]).await;
+
+    receiver.wait_for(|requests| requests.len() == 1, "the bundle").await;
+    assert!(system.aggregate.sum(&closed("clock")).await >= 1.0);
+    let before = system.aggregate.sum(&closed("record")).await;
+    let mut sent = 0;
+    wait_until("a boundary to be closed by a record", LIMIT, async || {
+        system.publish(&[event("ws", "c", &format!("{sent:03}"))]).await;
+        sent += 1;
+        system.aggregate.sum(&closed("record")).await > before
+    })
+    .await;
+    system.wait_done().await;
+    let mut expected = numbered(sent);
+    expected.push("only".to_owned());
+    assert_eq!(sorted_ids(&receiver.requests()), expected);
+}
+
+#[tokio::test]
+async fn a_stop_drains_commits_and_leaves_the_group_and_a_restart_repeats_nothing() {
+    let receiver = receiver(answer(|_| Answer::status(200).after(Duration::from_millis(150))));
+    let webhooks = [
+        webhook("at-once", "ws", &receiver.url("/none"), json!({})),
+        webhook("windowed", "ws", &receiver.url("/1h"), json!({"granularity": "1h"})),
+    ];
+    let Some(mut system) = system(2_000).start(&webhooks).await else { return };
+    let events: Vec<_> =
+        numbered(60).iter().enumerate().map(|(n, id)| event("ws", &format!("c{}", n % 20), id)).collect();
+    system.publish(&events).await;
+    receiver.wait_for(|requests| requests.len() >= 10, "deliveries in flight").await;
+
+    for role in [&system.aggregate, &system.deliver] {
+        role.process.sigterm();
+    }
+    for role in [&system.aggregate, &system.deliver] {
+        let status = role.process.wait_exit(Duration::from_secs(20)).await;
+        assert!(status.success(), "{status:?}: {}", role.process.stderr());
+    }
+    let begun = Instant::now();
+    system.restart("aggregate").await;
+    system.restart("deliver").await;
+
+    assert!(begun.elapsed() < Duration::from_secs(20), "both had left their groups");
+    system.wait_done().await;
+    let requests = receiver.requests();
+    for path in ["/none", "/1h"] {
+        let of_path: Vec<Request> = requests.iter().filter(|request| request.path == path).cloned().collect();
+        assert_eq!(sorted_ids(&of_path), numbered(60), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_the_process_at_once() {
+    let receiver = receiver(hang());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let setup = system(2_000).env("BUNDLEHOOK_REQUEST_TIMEOUT", "40s");
+    let Some(system) = setup.start(&[settings]).await else { return };
+    system.publish(&[event("ws", "c", "1")]).await;
+    receiver.wait_for(|requests| requests.len() == 1, "the request in flight").await;
+    let deliver = &system.deliver.process;
+
+    deliver.sigterm();
+    wait_until("it to drain", LIMIT, async || deliver.stderr().contains("stopping")).await;
+    assert!(deliver.exit_status().is_none(), "a request is in flight");
+    deliver.sigterm();
+
+    let status = deliver.wait_exit(Duration::from_secs(5)).await;
+    assert_eq!(status.code(), Some(130));
+}
+
+async fn kill(system: &mut System, role: &'static str) {
+    let running = if role == "aggregate" { &system.aggregate } else { &system.deliver };
+    running.process.sigkill();
+    running.process.wait_exit(LIMIT).await;
+    system.restart(role).await;
+}
+
+#[tokio::test]
+async fn killing_deliver_while_deliveries_wait_for_a_retry_loses_nothing() {
+    let receiver = receiver(status(503));
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let setup =
+        system(2_000).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION).env("BUNDLEHOOK_RETRY_SCHEDULE", "500ms");
+    let Some(mut system) = setup.start(&[settings]).await else { return };
+    let events: Vec<_> =
+        numbered(30).iter().enumerate().map(|(n, id)| event("ws", &format!("c{}", n % 6), id)).collect();
+    system.publish(&events).await;
+    system.deliver.wait_sum("bundlehook_deliveries_waiting ", 30.0).await;
+    system
+        .wait_records("delivery-attempts", |records| records.iter().any(|r| r.json()["counted"] == true))
+        .await;
+    let failed = receiver.requests();
+
+    receiver.set(ok()).await;
+    kill(&mut system, "deliver").await;
+
+    system.wait_done().await;
+    let mut ids: Vec<String> = receiver.requests().iter().flat_map(message_ids).collect();
+    for request in &failed {
+        let again = receiver.requests().into_iter().filter(|r| r.body == request.body).collect::<Vec<_>>();
+        assert!(
+            again.len() > 1 && again.iter().all(|r| r.header("webhook-id") == request.header("webhook-id"))
+        );
+    }
+    let after: Vec<Request> = receiver.requests().split_off(failed.len());
+    assert!(numbered(30).iter().all(|id| after.iter().any(|request| message_ids(request) == [id.clone()])));
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids, numbered(30));
+}
+
+#[tokio::test]
+async fn killing_aggregate_with_open_windows_loses_nothing_and_splits_no_window() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let setup = system(12_000).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&[settings]).await else { return };
+    system.window_start(1).await;
+    system.publish(&[event("ws", "c", "000"), event("ws", "d", "001")]).await;
+    system.aggregate.wait_sum("bundlehook_events_accepted_total", 2.0).await;
+
+    system.aggregate.process.sigkill();
+    system.publish(&[event("ws", "c", "002")]).await;
+    system.aggregate.process.wait_exit(LIMIT).await;
+    system.restart("aggregate").await;
+    system.publish(&[event("ws", "d", "003")]).await;
+
+    system.wait_done().await;
+    let mut bundles: Vec<_> = receiver.requests().iter().map(message_ids).collect();
+    bundles.sort();
+    assert_eq!(bundles, [["000", "002"], ["001", "003"]]);
+    assert!(system.aggregate.sum("bundlehook_claims_total{role=\"aggregate\",state=\"kept\"}").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_open_windows_costs_nothing() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let Some(system) = system(4_000).start(&[settings]).await else { return };
+    system.window_start(1).await;
+    system.publish(&[event("ws", "idle", "000"), event("ws", "busy", "001")]).await;
+    system.aggregate.wait_sum("bundlehook_events_accepted_total", 2.0).await;
+
+    system.redis.flushall().await;
+    system.publish(&[event("ws", "busy", "002")]).await;
+    system.aggregate.wait_sum("bundlehook_claims_total{role=\"aggregate\",state=\"rebuilt\"}", 1.0).await;
+
+    system.wait_done().await;
+    let mut bundles: Vec<_> = receiver.requests().iter().map(message_ids).collect();
+    bundles.sort();
+    assert_eq!(bundles, [vec!["000"], vec!["001", "002"]]);
+
+    // Nothing comes after the loss: the closing notices it.
+    system.window_start(1).await;
+    system.publish(&[event("ws", "idle", "003")]).await;
+    system.aggregate.wait_sum("bundlehook_events_accepted_total", 5.0).await;
+    system.redis.flushall().await;
+    system.wait_done().await;
+    assert_eq!(sorted_ids(&receiver.requests()), numbered(4));
+}

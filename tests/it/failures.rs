@@ -1,0 +1,109 @@
+//! Consecutive failures, the disabling, and the way back.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Record, Request, Tenant, answer, message_ids, ok, tenant};
+
+/// Fails requests to the path `/none` by their number among those; all others succeed.
+async fn fail(tenant: &Tenant, fails: impl Fn(usize) -> bool + Send + Sync + 'static) {
+    let seen = std::sync::atomic::AtomicUsize::new(0);
+    let decide = move |request: &Request| {
+        let failed =
+            request.path == "/none" && fails(1 + seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        Answer::status(if failed { 500 } else { 200 })
+    };
+    tenant.receiver.set(answer(decide)).await;
+}
+
+fn jsons(records: &[Record]) -> Vec<Value> {
+    records.iter().map(Record::json).collect()
+}
+
+async fn wait_disabled(tenant: &Tenant) -> Value {
+    let id = tenant.webhook_id("none");
+    let is_it = |record: &Record| {
+        record.value.is_some() && record.json()["kind"] == "disabled" && record.json()["webhook_id"] == *id
+    };
+    let states = tenant.system.wait_records("webhook-states", |records| records.iter().any(is_it)).await;
+    states.iter().find(|record| is_it(record)).expect("it was just seen").json()
+}
+
+#[tokio::test]
+async fn the_eleventh_consecutive_failure_disables_the_webhook_with_one_event_and_one_notification() {
+    let Some(tenant) = tenant().await else { return };
+    fail(&tenant, |_| true).await;
+
+    let events: Vec<_> = (0..20).map(|n| tenant.event(&format!("c{n}"), &n.to_string())).collect();
+    tenant.system.publish(&events).await;
+
+    let state = wait_disabled(&tenant).await;
+    let counted: Vec<_> = jsons(&tenant.records_of("delivery-attempts", "none").await)
+        .into_iter()
+        .filter(|attempt| attempt["counted"] == true)
+        .collect();
+    let failures: Vec<_> = counted.iter().map(|attempt| attempt["failures"].clone()).collect();
+    assert_eq!(failures, (1..=11).map(Value::from).collect::<Vec<_>>());
+    let posts = tenant.posts("/none").len();
+    assert!(posts <= 11 + 7, "only those in flight at the first failure come on top: {posts}");
+
+    let events = tenant.records_of("webhook-events", "none").await;
+    let kinds: Vec<_> = events.iter().filter_map(|event| event.header("ce_type")).collect();
+    assert_eq!(kinds, ["webhook.warning", "webhook.disabled"]);
+    let notifications = jsons(&tenant.records_of("notifications", "none").await);
+    let told: Vec<_> = notifications.iter().map(|mail| (&mail["kind"], &mail["failures"])).collect();
+    assert_eq!(told, [(&json!("webhook.warning"), &json!(5)), (&json!("webhook.disabled"), &json!(11))]);
+    assert_eq!(notifications[1]["to"]["email"], "amnon@acme.example");
+    assert_eq!(state["event_id"], notifications[1]["notification_id"]);
+    assert_eq!(events[1].header("ce_id"), state["event_id"].as_str());
+    assert_eq!(state["failures"], 11);
+    let states = tenant.records_of("webhook-states", "none").await;
+    assert_eq!(states.iter().filter(|record| record.json()["kind"] == "disabled").count(), 1);
+
+    // Collected, but not sent.
+    tenant.system.publish(&[tenant.event("c", "after")]).await;
+    let of_hour = |requests: &[Request]| {
+        requests
+            .iter()
+            .any(|request| request.path == "/1h" && message_ids(request).contains(&"after".to_owned()))
+    };
+    tenant.receiver.wait_for(of_hour, "the other webhook to get it").await;
+    assert_eq!(tenant.posts("/none").len(), posts);
+}
+
+#[tokio::test]
+async fn a_success_after_ten_failures_sets_the_count_to_zero() {
+    let Some(tenant) = tenant().await else { return };
+    fail(&tenant, |number| number != 11 && number < 22).await;
+
+    tenant.system.publish(&[tenant.event("c", "1"), tenant.event("c", "2")]).await;
+
+    let attempts = jsons(&tenant.wait_records_of("delivery-attempts", "none", 22).await);
+    let failures: Vec<_> = attempts.iter().map(|attempt| attempt["failures"].clone()).collect();
+    let expected: Vec<u32> = (1..=10).chain([0]).chain(1..=10).chain([0]).collect();
+    assert_eq!(failures, expected);
+    let events = tenant.records_of("webhook-events", "none").await;
+    let kinds: Vec<_> = events.iter().filter_map(|event| event.header("ce_type")).collect();
+    assert_eq!(kinds, ["webhook.warning"], "one warning a day");
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_switched_off_and_on_again_gets_what_arrives_then_and_counts_anew() {
+    let Some(tenant) = tenant().await else { return };
+    fail(&tenant, |number| number != 13).await;
+    tenant.system.publish(&[tenant.event("c", "held")]).await;
+    wait_disabled(&tenant).await;
+
+    let settings = |enabled: bool| tenant.webhook("none", json!({"enabled": enabled}));
+    tenant.change(&[settings(false), settings(true)]).await;
+    tenant.system.publish(&[tenant.event("c", "new")]).await;
+
+    let posts = tenant.wait_posts("/none", 13).await;
+    let ids: Vec<_> = posts.iter().flat_map(message_ids).collect();
+    assert!(ids[..11].iter().all(|id| id == "held"), "{ids:?}");
+    assert_eq!(&ids[11..], ["new", "new"], "what was held is dropped with the switching off");
+    let attempts = jsons(&tenant.wait_records_of("delivery-attempts", "none", 13).await);
+    assert_eq!(attempts[11]["failures"], 1);
+    assert_eq!(attempts[12]["state"], "healthy");
+    tenant.receiver.set(ok()).await;
+    tenant.wait_sentinel("c").await;
+}

@@ -1,0 +1,52 @@
+//! What operators see of a process.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::{HeldPort, LIMIT, event, ok, process, receiver, system, wait_until, webhook};
+
+#[tokio::test]
+async fn a_process_without_its_brokers_is_alive_but_not_ready() {
+    let nobody = HeldPort::new();
+    let waiting = process("deliver")
+        .env("BUNDLEHOOK_KAFKA_BROKERS", nobody.addr().to_string())
+        .env("BUNDLEHOOK_REDIS_URL", format!("redis://{}", nobody.addr()))
+        .start();
+
+    wait_until("it to answer", LIMIT, async || waiting.get("/livez").await.is_ok()).await;
+
+    assert_eq!(waiting.get("/livez").await.expect("it answers"), (200, "ok\n".to_owned()));
+    let (status, said) = waiting.get("/readyz").await.expect("it answers");
+    assert_eq!((status, &*said), (503, "the settings have not been read yet\n"));
+    assert_eq!(waiting.get("/elsewhere").await.expect("it answers").0, 404);
+    waiting.sigterm();
+    assert!(waiting.wait_exit(LIMIT).await.success());
+}
+
+#[tokio::test]
+async fn the_metrics_have_these_names_types_and_texts() {
+    let receiver = receiver(ok());
+    let windowed = webhook("windowed", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let at_once = webhook("at-once", "ws", &receiver.url("/"), json!({}));
+    let Some(system) = system(1_000).start(&[windowed, at_once]).await else { return };
+    system.publish(&[event("ws", "c", "1")]).await;
+    system.wait_done().await;
+
+    let mut described = BTreeSet::new();
+    for role in [&system.aggregate, &system.deliver] {
+        assert_eq!(role.process.get("/livez").await.expect("it answers").0, 200);
+        assert_eq!(role.process.get("/readyz").await.expect("it answers").0, 200);
+        let page = role.process.metrics().await;
+        let comments = page.lines().filter(|line| line.starts_with('#'));
+        described.extend(comments.map(|line| {
+            let mut words = line.splitn(4, ' ').skip(1);
+            let (what, name, text) = (words.next(), words.next(), words.next());
+            format!("{} {}: {}", name.unwrap_or_default(), what.unwrap_or_default(), text.unwrap_or_default())
+        }));
+        for private in ["ws", "windowed", "at-once", "127.0.0.1"] {
+            assert!(!page.contains(&format!("=\"{private}")), "`{private}` in {page}");
+        }
+    }
+    insta::assert_snapshot!(described.into_iter().collect::<Vec<_>>().join("\n"));
+}
