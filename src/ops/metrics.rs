@@ -96,6 +96,8 @@ metrics! {
     last_progress: IntGaugeVec = "last_progress_timestamp_seconds" &["role", "partition"];
     /// Partitions that this process owns.
     partitions_owned: IntGaugeVec = "partitions_owned" &["role"];
+    /// Rebalances of the consumer group that concerned this process.
+    rebalances: IntCounterVec = "rebalances_total" &["role"];
     /// Claims of partitions, by what became of the state: kept, rebuilt or new.
     claims: IntCounterVec = "claims_total" &["role", "state"];
     /// Offsets committed.

@@ -5,7 +5,7 @@ pub mod deliver;
 pub mod dev;
 pub mod process;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
@@ -110,6 +110,10 @@ async fn wait(process: &Process, intakes: &[(&str, Intake)], stop: &Cancellation
             () = stop.cancelled() => return None,
             reason = process.failed() => return Some(reason),
             _ = check.tick() => {
+                for (name, intake) in intakes {
+                    let counter = process.metrics.rebalances.with_label_values(&[name]);
+                    counter.inc_by(intake.rebalances.load(Ordering::Relaxed).saturating_sub(counter.get()));
+                }
                 if let Some((name, _)) = intakes.iter().find(|(_, intake)| !intake.is_running()) {
                     warn!(role = name, "the consumer has ended");
                     return Some(format!("the consumer of {name} has ended"));
