@@ -43,6 +43,8 @@ const TICK: Duration = Duration::from_millis(200);
 const PENDING_BOUNDARIES: usize = 2;
 /// At most so many batches wait for acknowledgements; then reading pauses.
 const PENDING_BATCHES: usize = 64;
+/// How often the lag is asked for.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before a call that Redis could not serve is made again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Age at which what is known of the brokers' clock is asked for again.
@@ -76,6 +78,7 @@ pub(super) struct Partition<'a> {
     at_end: bool,
     committed: (i64, String),
     next_commit: Instant,
+    next_lag: Instant,
     /// End offset when the clock was last looked at.
     seen_end: Option<i64>,
 }
@@ -109,6 +112,7 @@ impl<'a> Partition<'a> {
             at_end: false,
             committed: (0, String::new()),
             next_commit: Instant::now(),
+            next_lag: Instant::now(),
             seen_end: None,
         })
     }
@@ -156,7 +160,7 @@ impl<'a> Partition<'a> {
                 () = wake.notified() => {}
                 _ = tick.tick() => self.close_by_clock(feed).await?,
             }
-            self.report();
+            self.report(feed).await;
         }
         self.drain(feed).await
     }
@@ -171,11 +175,24 @@ impl<'a> Partition<'a> {
         self.commit(feed).await
     }
 
-    fn report(&self) {
+    /// Tells how the partition stands. The lag is what is in the log but not applied: the committed offset trails by
+    /// design.
+    async fn report(&mut self, feed: &PartitionFeed) {
         let label = self.source.partition.to_string();
         let metrics = &self.role.process.metrics;
         metrics.boundaries_open.with_label_values(&[&label]).set(self.open.len() as i64);
         metrics.last_progress.with_label_values(&["aggregate", &label]).set(clock::now().0 / 1000);
+        if Instant::now() < self.next_lag {
+            return;
+        }
+        self.next_lag = Instant::now() + LAG_INTERVAL;
+        match feed.watermarks(&self.role.process.topics.message_events).await {
+            Ok((_, end)) => {
+                let lag = metrics.lag_records.with_label_values(&["aggregate", &label]);
+                lag.set((end - self.applied).max(0));
+            }
+            Err(error) => debug!(partition = self.source.partition, %error, "the lag is not known"),
+        }
     }
 
     /// Takes in a batch, cut where a boundary closes.
