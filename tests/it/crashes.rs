@@ -256,3 +256,57 @@ async fn a_part_of_a_window_waits_for_the_window_before_it() {
         requests.iter().map(|request| request.header("bundlehook-part").unwrap_or("0")).collect();
     assert_eq!(parts.len(), 7, "{parts:?}");
 }
+
+/// What was received under distinct ids, in the order of its first arrival; what came again under its id is the same.
+fn distinct(requests: Vec<Request>) -> Vec<Request> {
+    let mut seen = std::collections::HashMap::new();
+    let mut first = Vec::new();
+    for request in requests {
+        let id = request.header("webhook-id").expect("each POST has an id").to_owned();
+        let body = seen.entry(id).or_insert_with(|| {
+            first.push(request.clone());
+            request.body.clone()
+        });
+        assert_eq!(*body, request.body);
+    }
+    first
+}
+
+#[tokio::test]
+async fn whatever_dies_every_message_arrives_once_under_its_id_and_in_order() {
+    let receiver = receiver(ok());
+    let webhooks = ["none", "1h", "6h"].map(|granularity| {
+        let url = receiver.url(&format!("/{granularity}"));
+        webhook(granularity, "ws", &url, json!({"granularity": granularity}))
+    });
+    let setup = system(700).partitions(2).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&webhooks).await else { return };
+    let ids = numbered(800);
+    for (round, batch) in ids.chunks(100).enumerate() {
+        let events: Vec<_> = batch.iter().map(|id| event("ws", &format!("c{}", &id[2..]), id)).collect();
+        system.publish(&events).await;
+        match round % 4 {
+            0 => kill(&mut system, "aggregate").await,
+            1 => kill(&mut system, "deliver").await,
+            2 => system.redis.flushall().await,
+            _ => {
+                system.deliver.process.sigkill();
+                kill(&mut system, "aggregate").await;
+                system.deliver.process.wait_exit(LIMIT).await;
+                system.restart("deliver").await;
+            }
+        }
+    }
+
+    system.wait_done().await;
+    let received = distinct(receiver.requests());
+    for path in ["/none", "/1h", "/6h"] {
+        let of_path: Vec<Request> = received.iter().filter(|request| request.path == path).cloned().collect();
+        assert_eq!(sorted_ids(&of_path), ids, "{path}");
+        for chat in 0..10 {
+            let in_order: Vec<String> =
+                of_path.iter().flat_map(message_ids).filter(|id| id.ends_with(&chat.to_string())).collect();
+            assert!(in_order.is_sorted(), "{path} {in_order:?}");
+        }
+    }
+}
