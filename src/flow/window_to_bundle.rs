@@ -11,7 +11,7 @@ use crate::{
         history::Directory,
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{ClosedWindow, ClosingPosition, PartPosition, Position},
-        time::body_timestamp,
+        time::{Millis, body_timestamp},
         window::WindowKey,
     },
     wire::{
@@ -27,6 +27,8 @@ pub enum Occasion {
     Sealed {
         /// Source offset of that message.
         by: i64,
+        /// The boundary that the part waits for, in its position.
+        boundary: Millis,
     },
     /// The window closed.
     Closed(ClosedWindow),
@@ -167,9 +169,12 @@ impl Bundler<'_> {
         let granularity = window.granularity;
         let webhook_id = webhook.clone();
         let position = match content.occasion {
-            Occasion::Sealed { by } => {
-                Position::Part(PartPosition { sealed_by: by, granularity, webhook: webhook_id.clone() })
-            }
+            Occasion::Sealed { by, boundary } => Position::Part(PartPosition {
+                boundary,
+                sealed_by: by,
+                granularity,
+                webhook: webhook_id.clone(),
+            }),
             Occasion::Closed(window) => {
                 Position::Closing(ClosingPosition { window, webhook: webhook_id.clone() })
             }

@@ -73,7 +73,7 @@ pub(super) struct Partition<'a> {
     applied: i64,
     /// The next offset to take.
     position: i64,
-    last_closed: Option<Millis>,
+    pub(super) last_closed: Option<Millis>,
     /// There was nothing more to read, and nothing has come since.
     at_end: bool,
     committed: (i64, String),
@@ -429,8 +429,10 @@ impl<'a> Partition<'a> {
         let rule = *self.metadata.rules.at(now);
         let margin = Duration::from_millis((rule.grace_ms / 2).clamp(50, 5_000) as u64);
         let boundary = rule.closed_by(now.minus(margin));
-        let due = self.open.range(..=boundary).any(|(open, _)| Some(*open) > self.last_closed);
-        if !due || !self.is_at_end(feed).await? || !self.clocks_agree(now, margin).await? {
+        let is_new = |due: Millis| due <= boundary && Some(due) > self.last_closed;
+        let due = self.open.range(..=boundary).any(|(open, _)| is_new(*open));
+        let awaited = self.progress.parts_waiting.iter().any(|part| is_new(part.key.window.start));
+        if !(due || awaited) || !self.is_at_end(feed).await? || !self.clocks_agree(now, margin).await? {
             return Ok(());
         }
         self.close(boundary, self.position, "clock");

@@ -52,9 +52,11 @@ impl Progress {
         while self.parts.front().is_some_and(|(_, acks)| acks.is_complete()) {
             self.parts_done.extend(self.parts.pop_front().map(|(part, _)| part));
         }
-        let pending = self.parts.front().map(|(part, _)| part).or(self.parts_waiting.front());
+        // They go in the order of their positions, which need not be that of the offsets.
+        let pending = self.parts.iter().map(|(part, _)| part).chain(&self.parts_waiting);
         if let Some(known_to) = parts_known_to {
-            metadata.parts = metadata.parts.max(pending.map_or(known_to, |part| part.by));
+            let done = pending.map(|part| part.by).min().unwrap_or(known_to);
+            metadata.parts = metadata.parts.max(done);
         }
         let mut pages = Vec::new();
         while self.closings.front().is_some_and(|page| page.acks.is_complete()) {

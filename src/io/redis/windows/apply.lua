@@ -66,7 +66,7 @@ for _ = 1, windows do
         if count > 0 and (count + 1 > most_messages or bytes + size > most_bytes) then
           local full = (redis.call('GET', log) or '') .. table.concat(buffer)
           part = part + 1
-          redis.call('HSET', parts, offset .. '/' .. part .. '/' .. name, full)
+          redis.call('HSET', parts, ARGV[4] .. '/' .. offset .. '/' .. part .. '/' .. name, full)
           redis.call('DEL', log)
           buffer, count, bytes, chat = {}, 0, 0, nil
           sealed = sealed + 1

@@ -20,7 +20,7 @@ use crate::{
     flow::event_to_window::{AtOnce, Plan, WindowAppend},
     model::{
         time::Millis,
-        window::{WindowKey, WindowRule},
+        window::{Granularity, WindowKey, WindowRule},
     },
 };
 
@@ -61,6 +61,8 @@ pub struct Applied {
 /// A sealed part that is not acknowledged yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedPart {
+    /// The window's start, or the last boundary closed before it was sealed if that is later.
+    pub boundary: Millis,
     /// Its name in Redis.
     pub name: String,
     /// Source offset of the message that sealed it.
@@ -104,6 +106,14 @@ impl Scripts {
             parts: Script::new(include_str!("parts.lua")),
             open: Script::new(include_str!("open.lua")),
         }
+    }
+}
+
+impl SealedPart {
+    /// Its place among all parts of its partition.
+    #[must_use]
+    pub fn position(&self) -> (Millis, i64, Granularity) {
+        (self.boundary, self.by, self.key.window.granularity)
     }
 }
 
@@ -305,16 +315,19 @@ impl WindowStore {
         call.key(self.key("parts")).arg("names");
         let names: Vec<String> = self.redis.invoke(&call).await?;
         let parse = |name: String| {
-            let mut fields = name.splitn(3, '/');
+            let mut fields = name.splitn(4, '/');
             let mut part = || {
+                let closed = fields.next()?.parse().map(Millis).ok();
                 let by = fields.next()?.parse().ok()?;
                 let part = fields.next()?.parse().ok()?;
-                Some(SealedPart { name: name.clone(), by, part, key: WindowKey::parse(fields.next()?)? })
+                let key = WindowKey::parse(fields.next()?)?;
+                let boundary = closed.unwrap_or(key.window.start).max(key.window.start);
+                Some(SealedPart { boundary, name: name.clone(), by, part, key })
             };
             part().ok_or_else(|| StoreError::Damaged(format!("name of a part: `{name}`")))
         };
         let mut parts: Vec<SealedPart> = names.into_iter().map(parse).collect::<Result<_, _>>()?;
-        parts.sort_by_key(|part| (part.by, part.key.window.granularity));
+        parts.sort_by_key(SealedPart::position);
         Ok(parts)
     }
 
