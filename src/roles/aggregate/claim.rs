@@ -128,7 +128,7 @@ async fn starting_point(
 /// else as the operator says.
 async fn first_offset(role: &Aggregate, feed: &PartitionFeed, low: i64, high: i64) -> Result<i64, Trouble> {
     let (_, published) = feed.watermarks(&role.process.topics.bundles).await?;
-    match role.windows.from {
+    match role.from {
         Some(StartFrom::Beginning) => Ok(low),
         Some(StartFrom::End) => Ok(high),
         None if published == 0 => Ok(low),

@@ -15,7 +15,7 @@ use tracing::{error, warn};
 use self::claim::claim;
 use super::process::Process;
 use crate::{
-    config::WindowSettings,
+    config::{StartFrom, WindowSettings},
     io::{
         StoreError,
         kafka::{
@@ -38,6 +38,8 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 struct Aggregate {
     process: Process,
     windows: WindowSettings,
+    /// Where to start without a committed offset, if the operator says.
+    from: Option<StartFrom>,
     /// Kafka's id of `message-events`.
     topic_id: String,
 }
@@ -49,6 +51,7 @@ struct Aggregate {
 pub async fn start(
     process: &Process,
     windows: WindowSettings,
+    from: Option<StartFrom>,
     unusable: tokio::sync::mpsc::UnboundedReceiver<Unusable>,
 ) -> anyhow::Result<Intake> {
     if windows.is_short() {
@@ -64,7 +67,7 @@ pub async fn start(
         drain: DRAIN,
         embedded: process.embedded,
     };
-    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, topic_id });
+    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, from, topic_id });
     tokio::spawn(keep_unusable_settings(process.clone(), unusable));
     let spawn = Box::new(move |feed| {
         let aggregate = aggregate.clone();

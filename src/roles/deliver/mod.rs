@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use self::lane::{Lane, Queued};
 use super::process::Process;
 use crate::{
-    config::DeliverySettings,
+    config::{DeliverySettings, StartFrom},
     io::{
         http::HttpClient,
         kafka::intake::{Intake, IntakeOptions},
@@ -30,6 +30,8 @@ use crate::{
 struct Deliver {
     process: Process,
     settings: DeliverySettings,
+    /// Where to start without a committed offset, if the operator says.
+    from: Option<StartFrom>,
     client: HttpClient,
     health: HealthStore,
     log: AttemptLog,
@@ -47,6 +49,7 @@ struct Deliver {
 pub fn start(
     process: &Process,
     settings: DeliverySettings,
+    from: Option<StartFrom>,
     requests: tokio::runtime::Handle,
 ) -> anyhow::Result<Intake> {
     let options = IntakeOptions {
@@ -64,6 +67,7 @@ pub fn start(
         lanes: Mutex::default(),
         process: process.clone(),
         settings,
+        from,
         requests,
     });
     tokio::spawn(activations::keep(process.clone()));

@@ -18,6 +18,7 @@ use super::{
     settlements::Settlements,
 };
 use crate::{
+    config::StartFrom,
     flow::bundle_to_delivery::{Admission, Delivery, TakenIn, admit},
     io::{
         clock,
@@ -96,8 +97,9 @@ impl Worker {
             }
             (offset.clamp(low, high), TakenIn { topic, highest }, metadata.attempts)
         } else {
-            let (_, end) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
-            (low, TakenIn::default(), end)
+            let (_, attempted) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
+            let start = first_offset(&deliver, feed.partition, (low, high), attempted > 0)?;
+            (start, TakenIn::default(), attempted)
         };
         let metadata = DeliverMetadata::new(token, taken_in.topic.clone(), &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
@@ -260,6 +262,31 @@ impl Worker {
         };
         metrics.commit_failures.with_label_values(&["deliver", cause]).inc();
         result.map_err(describe)
+    }
+}
+
+/// Where to start without a committed offset: at the beginning if nothing was ever attempted in this partition, else
+/// as the operator says.
+fn first_offset(
+    deliver: &Deliver,
+    partition: i32,
+    (low, high): (i64, i64),
+    attempted: bool,
+) -> Result<i64, String> {
+    match deliver.from {
+        Some(StartFrom::Beginning) => Ok(low),
+        Some(StartFrom::End) => Ok(high),
+        None if !attempted => Ok(low),
+        None => {
+            let topics = &deliver.process.topics;
+            let reason = format!(
+                "partition {partition} of `{}` has no committed offset although `{}` holds attempts of it; say where \
+                 to start with `--from beginning`, which may send again what was delivered, or `--from end`",
+                topics.bundles, topics.delivery_attempts
+            );
+            deliver.process.fail(reason.clone());
+            Err(reason)
+        }
     }
 }
 
