@@ -301,9 +301,9 @@ async fn whatever_dies_every_message_arrives_once_under_its_id_and_in_order() {
     }
 
     system.wait_done().await;
-    let received = distinct(receiver.requests());
+    let requests = distinct(receiver.requests());
     for path in ["/none", "/1h", "/6h"] {
-        let of_path: Vec<Request> = received.iter().filter(|request| request.path == path).cloned().collect();
+        let of_path: Vec<Request> = requests.iter().filter(|request| request.path == path).cloned().collect();
         assert_eq!(sorted_ids(&of_path), ids, "{path}");
         for chat in 0..10 {
             let in_order: Vec<String> =

@@ -1,5 +1,6 @@
 //! The role `aggregate`: `message-events` to windows in Redis to `bundles`.
 
+mod checks;
 mod claim;
 mod closing;
 mod partition;
@@ -54,6 +55,9 @@ pub async fn start(
         warn!(hour = ?windows.hour, "an hour is shorter than a real one: for demonstrations and tests only");
     }
     let topic_id = source_id(process).await?;
+    if !process.embedded {
+        checks::topics(process).await?;
+    }
     let options = IntakeOptions {
         topic: process.topics.message_events.clone(),
         group: process.topics.group("aggregate"),
