@@ -253,6 +253,10 @@ impl Health {
             Circuit::Disabled { .. } => false,
         };
         if stale || !counts || self.counted.contains(&ended.attempt) {
+            // Whoever made it makes no other under the same lease.
+            if let Some(lease) = ended.lease {
+                self.release(lease);
+            }
             return Verdict { counted: false, closed: false };
         }
         self.number += 1;
@@ -419,6 +423,17 @@ mod tests {
             !health.take(&webhook(), &ended(2, Some(first), Some("x"), 16_001)).counted,
             "its lease is over"
         );
+    }
+
+    #[test]
+    fn a_probe_that_does_not_count_gives_its_lease_back() {
+        let mut health = Health::new(activation(1));
+        fail(&mut health, 1);
+        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let lease = Duration::from_secs(15);
+        assert_eq!(health.permit(first, Millis(1000), lease), Permission::Probe(first));
+        assert!(!health.take(&webhook(), &ended(1, Some(first), Some("x"), 1001)).counted, "counted before");
+        assert_eq!(health.permit(second, Millis(1002), lease), Permission::Probe(second));
     }
 
     #[test]

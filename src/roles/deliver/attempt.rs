@@ -1,5 +1,5 @@
 //! One attempt, in the order of writes: the POST ends; the health of the webhook takes it in; its record is
-//! acknowledged; notices are published; the views follow. Only then is the delivery settled.
+//! acknowledged; the log follows; notices are published. Only then is the delivery settled.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -46,7 +46,13 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
         // Ends the deliveries of this claim, however it ends.
         let claim = stop.child_token();
         let ended = match Worker::claim(deliver.clone(), &mut feed, claim.clone()).await {
-            Ok(mut worker) => worker.run(&mut feed, &stop).await,
+            Ok(mut worker) => {
+                let ended = worker.run(&mut feed, &stop).await;
+                claim.cancel();
+                // What is in flight is recorded before it is read again.
+                worker.settlements.drained().await;
+                ended
+            }
             Err(problem) => Err(problem),
         };
         claim.cancel();
