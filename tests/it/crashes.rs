@@ -312,3 +312,28 @@ async fn whatever_dies_every_message_arrives_once_under_its_id_and_in_order() {
         }
     }
 }
+
+#[tokio::test]
+async fn windows_that_somebody_else_wrote_are_rebuilt_and_what_was_there_is_deleted() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let Some(mut system) = system(6_000).start(&[settings]).await else { return };
+    system.window_start(1).await;
+    system.publish(&[event("ws", "a", "000"), event("ws", "b", "001")]).await;
+    system.aggregate.wait_sum("bundlehook_events_accepted_total", 2.0).await;
+    let owner = format!("{{{}me:0}}:owner", system.prefix);
+    let former: String = system.redis.command(&["HGET", &owner, "incarnation"]).await;
+    system.redis.command::<i64>(&["HSET", &owner, "writer", "somebody else"]).await;
+
+    system.aggregate.process.sigterm();
+    assert!(system.aggregate.process.wait_exit(LIMIT).await.success());
+    system.restart("aggregate").await;
+
+    let pattern = format!("*:{former}:*");
+    wait_until("the former incarnation to be deleted", LIMIT, async || {
+        system.redis.command::<Vec<String>>(&["KEYS", &pattern]).await.is_empty()
+    })
+    .await;
+    system.wait_done().await;
+    assert_eq!(sorted_ids(&receiver.requests()), numbered(2));
+}

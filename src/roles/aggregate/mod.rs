@@ -139,7 +139,7 @@ impl Aggregate {
             let problem = match claimed {
                 Ok(mut state) => {
                     let ended = state.run(&mut feed, &stop).await;
-                    remembered = remembered.max(Some(state.applied()));
+                    remembered = Some(state.applied());
                     match ended {
                         Ok(()) => break,
                         Err(problem) => problem,

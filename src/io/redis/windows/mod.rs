@@ -30,6 +30,9 @@ const VERSION: u32 = 1;
 /// A repeat of a message sent at once is dropped within this many milliseconds.
 const REPEAT_SPAN_MS: i64 = 600_000;
 
+/// Windows of a former incarnation that are deleted in one step.
+const CLEARED_AT_ONCE: isize = 499;
+
 /// What the claimant finds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
@@ -191,6 +194,41 @@ impl WindowStore {
         self.redis.invoke::<()>(&call).await?;
         self.incarnation = incarnation;
         Ok(())
+    }
+
+    /// Deletes what a former incarnation left, a page at a time. Nobody writes it any more: every name holds the
+    /// incarnation.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn clear(
+        redis: &Redis,
+        prefix: &str,
+        partition: i32,
+        incarnation: &str,
+    ) -> Result<u64, StoreError> {
+        let key = |name: &str| format!("{{{prefix}me:{partition}}}:{incarnation}:{name}");
+        let boundaries: Vec<String> = redis.command(redis::cmd("HKEYS").arg(key("open"))).await?;
+        let mut cleared = 0;
+        for due in boundaries.iter().map(|boundary| key(&format!("due:{boundary}"))) {
+            loop {
+                let page: Vec<String> =
+                    redis.command(redis::cmd("ZRANGE").arg(&due).arg(0).arg(CLEARED_AT_ONCE)).await?;
+                if page.is_empty() {
+                    break;
+                }
+                cleared += page.len() as u64;
+                let mut pipeline = redis::pipe();
+                for name in &page {
+                    pipeline.unlink(&[key(&format!("w:{name}")), key(&format!("i:{name}"))][..]).ignore();
+                }
+                pipeline.zrem(&due, &page).ignore();
+                redis.pipeline::<()>(&pipeline).await?;
+            }
+        }
+        let rest = [key("open"), key("parts")];
+        redis.command::<()>(redis::cmd("UNLINK").arg(&rest)).await?;
+        Ok(cleared)
     }
 
     /// Applies a plan for the records from one position to the next.
