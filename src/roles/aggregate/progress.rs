@@ -76,8 +76,30 @@ impl Progress {
 }
 
 /// The offset to commit: the first record of the oldest window that is not done with, but nothing of which output is
-/// not acknowledged.
-pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>) -> i64 {
+/// not acknowledged, and nothing that is not applied: while windows are rebuilt, what was done before lies ahead of
+/// that.
+pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>, applied: i64) -> i64 {
     let oldest = open.values().min().copied().unwrap_or(i64::MAX);
-    oldest.min(metadata.none).min(metadata.parts)
+    oldest.min(metadata.none).min(metadata.parts).min(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::window::{WindowRule, WindowRules};
+
+    #[test]
+    fn a_rebuild_does_not_move_the_safe_offset_past_what_it_has_applied() {
+        let rule = WindowRule::new(Duration::from_hours(1), Duration::from_mins(1), Duration::ZERO);
+        let rules = WindowRules::single(rule);
+        let metadata = AggregateMetadata::new("topic".to_owned(), Uuid::nil(), 90, rules);
+        let none_open = BTreeMap::new();
+        assert_eq!(safe_offset(&metadata, &none_open, 40), 40);
+        assert_eq!(safe_offset(&metadata, &none_open, 95), 90);
+        assert_eq!(safe_offset(&metadata, &BTreeMap::from([(Millis(1), 30)]), 95), 30);
+    }
 }
