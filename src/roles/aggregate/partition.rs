@@ -391,7 +391,7 @@ impl<'a> Partition<'a> {
     /// Commits the safe offset, then lets Redis forget what is committed as done.
     async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
         self.next_commit = Instant::now() + TICK;
-        let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
+        let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
         self.metadata.boundaries.trim(safe);
         let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
         if (safe, &text) != (self.committed.0, &self.committed.1) {
@@ -436,7 +436,7 @@ impl<'a> Partition<'a> {
             return Ok(());
         }
         self.close(boundary, self.position, "clock");
-        let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
+        let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
         let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
         self.commit_now(feed, safe, text).await
     }

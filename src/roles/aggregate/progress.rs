@@ -76,8 +76,26 @@ impl Progress {
 }
 
 /// The offset to commit: the first record of the oldest window that is not done with, but nothing of which output is
-/// not acknowledged.
-pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>) -> i64 {
+/// not acknowledged, and nothing that is not applied: while the state is rebuilt, what was open is not known yet.
+pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>, applied: i64) -> i64 {
     let oldest = open.values().min().copied().unwrap_or(i64::MAX);
-    oldest.min(metadata.none).min(metadata.parts)
+    oldest.min(metadata.none).min(metadata.parts).min(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::window::{WindowRule, WindowRules};
+
+    #[test]
+    fn nothing_is_safe_that_a_rebuild_has_not_applied_again() {
+        let rule = WindowRule::new(Duration::from_hours(1), Duration::from_mins(1), Duration::ZERO);
+        let rules = WindowRules::single(rule);
+        let metadata = AggregateMetadata::new("topic".to_owned(), uuid::Uuid::nil(), 280, rules);
+        assert_eq!(safe_offset(&metadata, &BTreeMap::new(), 144), 144);
+        assert_eq!(safe_offset(&metadata, &BTreeMap::new(), 300), 280);
+        assert_eq!(safe_offset(&metadata, &BTreeMap::from([(Millis(0), 200)]), 300), 200);
+    }
 }
