@@ -101,7 +101,16 @@ impl Worker {
                 error!(partition = feed.partition, lost, "bundles were deleted before they were delivered");
                 deliver.process.metrics.records_lost.with_label_values(&["deliver"]).inc_by(lost);
             }
-            (offset.clamp(low, high), TakenIn { topic, highest }, metadata.attempts)
+            if offset > high {
+                let partition = feed.partition;
+                let reason = format!(
+                    "the committed offset {offset} of partition {partition} of `{}` lies above the end {high} of its log",
+                    topics.bundles
+                );
+                deliver.process.fail(reason.clone());
+                return Err(reason);
+            }
+            (offset.max(low), TakenIn { topic, highest }, metadata.attempts)
         } else {
             let (_, attempted) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
             let start = first_offset(&deliver, feed.partition, (low, high), attempted > 0)?;

@@ -86,7 +86,11 @@ for _ = 1, windows do
     redis.call('HSET', index, '#n', count, '#b', bytes, '#p', part, '#c', chat)
     if not meta[1] then
       redis.call('ZADD', due, 'NX', first, name)
-      redis.call('HSETNX', open, boundary, first)
+      -- The windows of a batch come in any order.
+      local oldest = redis.call('HGET', open, boundary)
+      if not oldest or tonumber(first) < tonumber(oldest) then
+        redis.call('HSET', open, boundary, first)
+      end
     end
   end
 end
