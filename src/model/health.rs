@@ -247,9 +247,7 @@ impl Health {
     fn fail(&mut self, webhook: &WebhookId, ended: &Ended<'_>, error: &str, stale: bool) -> Verdict {
         let counts = match self.circuit {
             Circuit::Healthy => true,
-            Circuit::Tripped { probe, .. } => {
-                ended.lease.is_some() && probe.is_none_or(|probe| Some(probe.token) == ended.lease)
-            }
+            Circuit::Tripped { probe, .. } => probe.is_some_and(|probe| Some(probe.token) == ended.lease),
             Circuit::Disabled { .. } => false,
         };
         if stale || !counts || self.counted.contains(&ended.attempt) {
@@ -422,6 +420,11 @@ mod tests {
         assert!(
             !health.take(&webhook(), &ended(2, Some(first), Some("x"), 16_001)).counted,
             "its lease is over"
+        );
+        assert!(health.take(&webhook(), &ended(3, Some(second), Some("x"), 16_002)).counted);
+        assert!(
+            !health.take(&webhook(), &ended(4, Some(first), Some("x"), 16_003)).counted,
+            "and stays over"
         );
     }
 

@@ -187,6 +187,15 @@ impl Metrics {
         for outcome in Outcome::ALL {
             metrics.delivery_attempts.with_label_values(&[outcome.as_str()]);
         }
+        for role in ["aggregate", "deliver"] {
+            metrics.records_lost.with_label_values(&[role]);
+            for cause in ["broker", "fenced"] {
+                metrics.commit_failures.with_label_values(&[role, cause]);
+            }
+        }
+        for operation in ["apply", "health"] {
+            metrics.redis_failures.with_label_values(&[operation, "busy"]);
+        }
         for result in ["delivered", "rejected", "dropped"] {
             metrics.bundles_settled.with_label_values(&[result]);
         }
