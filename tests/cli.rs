@@ -458,7 +458,14 @@ mod receive {
     }
 
     #[test]
-    fn says_that_the_file_can_not_be_written() {
+    fn ends_when_it_can_not_record() {
+        let mut receiver = Receiver::start(&["--out", "/dev/full"]);
+        assert_eq!(receiver.post("/", "", b"x"), 500, "nothing is confirmed that is not recorded");
+        assert_eq!(receiver.child.wait().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn says_that_the_file_can_not_be_opened() {
         let output =
             output(bundlehook(["receive", "--addr", "127.0.0.1:0", "--out", "/nowhere/requests.jsonl"]));
         assert_eq!(output.status.code(), Some(1));

@@ -6,6 +6,7 @@ mod delivery;
 mod kafka;
 mod ops;
 mod redis;
+mod start;
 mod tools;
 mod value;
 mod windows;
@@ -22,8 +23,9 @@ pub use self::{
     kafka::{KafkaSettings, TopicSettings},
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::RedisSettings,
+    start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
-    windows::{StartFrom, WindowSettings},
+    windows::WindowSettings,
 };
 
 /// Exit code for a wrong setting (`EX_USAGE` of sysexits).
@@ -69,6 +71,8 @@ pub struct AggregateCommand {
     pub windows: WindowSettings,
     #[command(flatten)]
     pub ops: OpsSettings,
+    #[command(flatten)]
+    pub start: StartSettings,
 }
 
 /// Settings of the role `deliver`.
@@ -82,6 +86,8 @@ pub struct DeliverCommand {
     pub delivery: DeliverySettings,
     #[command(flatten)]
     pub ops: OpsSettings,
+    #[command(flatten)]
+    pub start: StartSettings,
 }
 
 /// Settings of all roles.
@@ -97,6 +103,8 @@ pub struct AllCommand {
     pub delivery: DeliverySettings,
     #[command(flatten)]
     pub ops: OpsSettings,
+    #[command(flatten)]
+    pub start: StartSettings,
 }
 
 /// Settings of `dev`.

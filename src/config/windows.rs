@@ -22,19 +22,6 @@ pub struct WindowSettings {
     /// Name of the product in the last sentence of the aggregation.
     #[arg(long, env = "BUNDLEHOOK_PERMALINK_PRODUCT", default_value = "TimelinesAI")]
     pub permalink_product: String,
-    /// Where to start reading a partition without a committed offset while `bundles` holds records:
-    /// `beginning` or `end`.
-    #[arg(long, env = "BUNDLEHOOK_FROM")]
-    pub from: Option<StartFrom>,
-}
-
-/// Where to start without a committed offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum StartFrom {
-    /// At the oldest record there is.
-    Beginning,
-    /// After the newest.
-    End,
 }
 
 impl WindowSettings {

@@ -2,20 +2,18 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     hash::{DefaultHasher, Hash, Hasher},
 };
 
 use crate::{
-    flow::window_to_bundle::BundleRecord,
     model::{
-        bundle::{BundleHead, Source, message_bundle_id},
+        bundle::{BundleHead, BundleRecord, Source, message_bundle_id},
         event::{Event, Skip},
         history::Directory,
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{NonePosition, Position},
         time::Millis,
-        window::{Granularity, Window, WindowRules, effective_time},
+        window::{Granularity, WindowKey, WindowRules, effective_time},
     },
     wire::{
         Poison, body,
@@ -33,49 +31,6 @@ pub struct SourceRecord<'a> {
     pub arrived: Millis,
     /// The event; none in a tombstone.
     pub value: Option<&'a [u8]>,
-}
-
-/// A chat's window: what shares one log, and its parts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct WindowKey {
-    /// When.
-    pub window: Window,
-    /// Whose.
-    pub workspace: String,
-    /// Which chat.
-    pub chat: String,
-}
-
-impl WindowKey {
-    /// The window's name in Redis. Names of one first offset are in the order of their granularities.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let Window { granularity, start, end } = self.window;
-        let (workspace, chat) = (&self.workspace, &self.chat);
-        format!("{:02}/{}/{}/{}/{workspace}{chat}", granularity.hours(), start.0, end.0, workspace.len())
-    }
-
-    /// Reads a name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let mut fields = name.splitn(5, '/');
-        let mut field = || fields.next();
-        let hours: u32 = field()?.parse().ok()?;
-        let granularity =
-            Granularity::WINDOWED.into_iter().find(|granularity| granularity.hours() == hours)?;
-        let start = Millis(field()?.parse().ok()?);
-        let end = Millis(field()?.parse().ok()?);
-        let split: usize = field()?.parse().ok()?;
-        let ids = field()?;
-        let (workspace, chat) = (ids.get(..split)?.to_owned(), ids.get(split..)?.to_owned());
-        Some(Self { window: Window { granularity, start, end }, workspace, chat })
-    }
-}
-
-impl fmt::Display for WindowKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name())
-    }
 }
 
 /// What a batch adds to one window.
@@ -261,34 +216,4 @@ fn append(window: &mut WindowAppend, record: &SourceRecord<'_>, event: &Event<'_
         chat,
         frame: encode(&Frame::MessageV1(LoggedMessage::new(event, object, record.offset, record.arrived))),
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn names_of_one_first_offset_are_in_the_order_of_granularities() {
-        let key = |granularity| WindowKey {
-            window: Window { granularity, start: Millis(0), end: Millis(86_400_000) },
-            workspace: "w".to_owned(),
-            chat: "c".to_owned(),
-        };
-        let names: Vec<_> =
-            Granularity::WINDOWED.into_iter().map(|granularity| key(granularity).name()).collect();
-        assert!(names.is_sorted());
-    }
-
-    proptest! {
-        #[test]
-        fn a_window_s_name_reads_back(
-            start in 0i64..1 << 41, g in 0usize..4, workspace in "[^\u{0}]{1,12}|a/b", chat in "[^\u{0}]{1,12}|1/2",
-        ) {
-            let window = Window { granularity: Granularity::WINDOWED[g], start: Millis(start), end: Millis(start + 5) };
-            let key = WindowKey { window, workspace, chat };
-            prop_assert_eq!(WindowKey::parse(&key.name()), Some(key));
-        }
-    }
 }

@@ -4,30 +4,21 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::event_to_window::WindowKey;
 use crate::{
     model::{
         aggregation::{self, Line},
-        bundle::{BundleHead, Source, window_bundle_id},
+        bundle::{BundleHead, BundleRecord, Source, window_bundle_id},
         history::Directory,
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{ClosedWindow, ClosingPosition, PartPosition, Position},
-        time::body_timestamp,
+        time::{Millis, body_timestamp},
+        window::WindowKey,
     },
     wire::{
         body::{self, Aggregated},
         window_log::{ChatDetails, Frame, LoggedMessage, decode},
     },
 };
-
-/// A record of `bundles`.
-#[derive(Debug, Clone)]
-pub struct BundleRecord {
-    /// Its headers.
-    pub head: BundleHead,
-    /// Its value: the POST body, byte for byte.
-    pub body: Bytes,
-}
 
 /// Why a window's content leaves Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +27,8 @@ pub enum Occasion {
     Sealed {
         /// Source offset of that message.
         by: i64,
+        /// The boundary that the part waits for, in its position.
+        boundary: Millis,
     },
     /// The window closed.
     Closed(ClosedWindow),
@@ -176,9 +169,12 @@ impl Bundler<'_> {
         let granularity = window.granularity;
         let webhook_id = webhook.clone();
         let position = match content.occasion {
-            Occasion::Sealed { by } => {
-                Position::Part(PartPosition { sealed_by: by, granularity, webhook: webhook_id.clone() })
-            }
+            Occasion::Sealed { by, boundary } => Position::Part(PartPosition {
+                boundary,
+                sealed_by: by,
+                granularity,
+                webhook: webhook_id.clone(),
+            }),
             Occasion::Closed(window) => {
                 Position::Closing(ClosingPosition { window, webhook: webhook_id.clone() })
             }

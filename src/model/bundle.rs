@@ -1,5 +1,7 @@
 //! A bundle: the messages of one chat over one window, or one message, sent in one POST to one webhook.
 
+use bytes::Bytes;
+
 use super::{
     ids::{BundleId, ChatId, WebhookId, WorkspaceId, derive_id},
     position::Position,
@@ -34,6 +36,15 @@ pub struct BundleHead {
     pub messages: u32,
     /// Arrival of the message that arrived last.
     pub arrived_at: Millis,
+}
+
+/// A record of `bundles`.
+#[derive(Debug, Clone)]
+pub struct BundleRecord {
+    /// Its headers.
+    pub head: BundleHead,
+    /// Its value: the POST body, byte for byte.
+    pub body: Bytes,
 }
 
 /// The partition of the source topic that a sequence of positions belongs to.

@@ -247,12 +247,14 @@ impl Health {
     fn fail(&mut self, webhook: &WebhookId, ended: &Ended<'_>, error: &str, stale: bool) -> Verdict {
         let counts = match self.circuit {
             Circuit::Healthy => true,
-            Circuit::Tripped { probe, .. } => {
-                ended.lease.is_some() && probe.is_none_or(|probe| Some(probe.token) == ended.lease)
-            }
+            Circuit::Tripped { probe, .. } => probe.is_some_and(|probe| Some(probe.token) == ended.lease),
             Circuit::Disabled { .. } => false,
         };
         if stale || !counts || self.counted.contains(&ended.attempt) {
+            // Whoever made it makes no other under the same lease.
+            if let Some(lease) = ended.lease {
+                self.release(lease);
+            }
             return Verdict { counted: false, closed: false };
         }
         self.number += 1;
@@ -419,6 +421,22 @@ mod tests {
             !health.take(&webhook(), &ended(2, Some(first), Some("x"), 16_001)).counted,
             "its lease is over"
         );
+        assert!(health.take(&webhook(), &ended(3, Some(second), Some("x"), 16_002)).counted);
+        assert!(
+            !health.take(&webhook(), &ended(4, Some(first), Some("x"), 16_003)).counted,
+            "and stays over"
+        );
+    }
+
+    #[test]
+    fn a_probe_that_does_not_count_gives_its_lease_back() {
+        let mut health = Health::new(activation(1));
+        fail(&mut health, 1);
+        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let lease = Duration::from_secs(15);
+        assert_eq!(health.permit(first, Millis(1000), lease), Permission::Probe(first));
+        assert!(!health.take(&webhook(), &ended(1, Some(first), Some("x"), 1001)).counted, "counted before");
+        assert_eq!(health.permit(second, Millis(1002), lease), Permission::Probe(second));
     }
 
     #[test]

@@ -71,6 +71,8 @@ impl Change {
 struct WebhookHistory {
     changes: Vec<Change>,
     activation: Option<Activation>,
+    /// The activation is that of the first record that is left, which need not be the one that enabled it.
+    activation_is_a_guess: bool,
     /// The activation that `webhook-states` holds.
     stored_activation: Option<Activation>,
     disabled: Option<Disabled>,
@@ -114,6 +116,7 @@ impl WebhookHistory {
         if turns_on && !(first && self.stored_activation.is_some()) {
             let activation = Activation { at: place.at.0, topic: 0, offset: place.offset };
             self.activation = self.activation.max(Some(activation));
+            self.activation_is_a_guess = first;
         }
         self.changes.push(change);
     }
@@ -170,9 +173,9 @@ impl Directory {
         match state {
             State::Activation(activation) => {
                 history.stored_activation = history.stored_activation.max(Some(activation));
-                let initial = history.changes.len() <= 1;
-                let known = if initial { None } else { history.activation };
+                let known = history.activation.filter(|_| !history.activation_is_a_guess);
                 history.activation = known.max(Some(activation));
+                history.activation_is_a_guess = false;
             }
             State::Disabled(disabled) => history.disabled = Some(disabled),
             State::Cut(before) => history.cut = history.cut.max(Some(before)),
@@ -330,11 +333,13 @@ mod tests {
             let mut directory = Directory::default();
             if settings_first {
                 directory.change(place(99), &id(), Some(settings("1h", true)));
+                directory.change(place(100), &id(), Some(settings("6h", true)));
             }
             directory.state(place(11), &id(), State::Activation(activation));
             directory.state(place(20), &id(), State::Disabled(disabled));
             if !settings_first {
                 directory.change(place(99), &id(), Some(settings("1h", true)));
+                directory.change(place(100), &id(), Some(settings("6h", true)));
             }
             let current = directory.current(&id()).unwrap();
             assert_eq!(current.activation, activation, "settings first: {settings_first}");

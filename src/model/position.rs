@@ -32,6 +32,9 @@ pub struct NonePosition {
 /// Position in the stream `parts`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartPosition {
+    /// The window's start, or the last boundary closed before it was sealed if that is later: the part goes once this
+    /// boundary is closed and all windows up to it are sent.
+    pub boundary: Millis,
     /// Source offset of the message that no longer fitted and so sealed the part.
     pub sealed_by: i64,
     /// A message can seal one part of each granularity.
@@ -121,7 +124,7 @@ impl fmt::Display for NonePosition {
 
 impl fmt::Display for PartPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.sealed_by, self.granularity, self.webhook)
+        write!(f, "{}/{}/{}/{}", self.boundary.0, self.sealed_by, self.granularity, self.webhook)
     }
 }
 
@@ -157,9 +160,10 @@ impl FromStr for NonePosition {
 impl FromStr for PartPosition {
     type Err = PositionError;
     fn from_str(text: &str) -> Result<Self, PositionError> {
-        let mut fields = text.splitn(3, '/');
+        let mut fields = text.splitn(4, '/');
         parse(text, || {
             Some(Self {
+                boundary: Millis(field(&mut fields)?),
                 sealed_by: field(&mut fields)?,
                 granularity: field(&mut fields)?,
                 webhook: webhook(&mut fields)?,
@@ -236,7 +240,7 @@ mod tests {
     fn what_comes_again_is_a_repeat_and_streams_do_not_disturb_each_other() {
         let mut highest = Highest::default();
         let none = |offset| Position::parse("none", &format!("{offset}/wh-1")).unwrap();
-        let part = |offset| Position::parse("parts", &format!("{offset}/1h/wh-1")).unwrap();
+        let part = |offset| Position::parse("parts", &format!("3600000/{offset}/1h/wh-1")).unwrap();
         assert!(highest.advance(&none(5)));
         assert!(!highest.advance(&none(5)));
         assert!(!highest.advance(&none(4)));

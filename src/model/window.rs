@@ -174,6 +174,49 @@ pub fn effective_time(
     claimed.max(earliest).max(last_closed.unwrap_or(earliest))
 }
 
+/// A chat's window: what shares one log, and its parts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WindowKey {
+    /// When.
+    pub window: Window,
+    /// Whose.
+    pub workspace: String,
+    /// Which chat.
+    pub chat: String,
+}
+
+impl WindowKey {
+    /// The window's name in Redis. Names of one first offset are in the order of their granularities.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let Window { granularity, start, end } = self.window;
+        let (workspace, chat) = (&self.workspace, &self.chat);
+        format!("{:02}/{}/{}/{}/{workspace}{chat}", granularity.hours(), start.0, end.0, workspace.len())
+    }
+
+    /// Reads a name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut fields = name.splitn(5, '/');
+        let mut field = || fields.next();
+        let hours: u32 = field()?.parse().ok()?;
+        let granularity =
+            Granularity::WINDOWED.into_iter().find(|granularity| granularity.hours() == hours)?;
+        let start = Millis(field()?.parse().ok()?);
+        let end = Millis(field()?.parse().ok()?);
+        let split: usize = field()?.parse().ok()?;
+        let ids = field()?;
+        let (workspace, chat) = (ids.get(..split)?.to_owned(), ids.get(split..)?.to_owned());
+        Some(Self { window: Window { granularity, start, end }, workspace, chat })
+    }
+}
+
+impl fmt::Display for WindowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
 /// The rules in force: the current one and, while windows of the former are open, that one too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -271,7 +314,28 @@ mod tests {
         super::super::time::parse_timestamp(text).unwrap()
     }
 
+    #[test]
+    fn names_of_one_first_offset_are_in_the_order_of_granularities() {
+        let key = |granularity| WindowKey {
+            window: Window { granularity, start: Millis(0), end: Millis(86_400_000) },
+            workspace: "w".to_owned(),
+            chat: "c".to_owned(),
+        };
+        let names: Vec<_> =
+            Granularity::WINDOWED.into_iter().map(|granularity| key(granularity).name()).collect();
+        assert!(names.is_sorted());
+    }
+
     proptest! {
+        #[test]
+        fn a_window_s_name_reads_back(
+            start in 0i64..1 << 41, g in 0usize..4, workspace in "[^\u{0}]{1,12}|a/b", chat in "[^\u{0}]{1,12}|1/2",
+        ) {
+            let window = Window { granularity: Granularity::WINDOWED[g], start: Millis(start), end: Millis(start + 5) };
+            let key = WindowKey { window, workspace, chat };
+            prop_assert_eq!(WindowKey::parse(&key.name()), Some(key));
+        }
+
         #[test]
         fn a_window_contains_the_time_it_was_made_for(ms in -HOUR * 24 * 365..HOUR * 24 * 365 * 80, g in 0usize..4) {
             let granularity = Granularity::WINDOWED[g];

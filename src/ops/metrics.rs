@@ -96,6 +96,8 @@ metrics! {
     last_progress: IntGaugeVec = "last_progress_timestamp_seconds" &["role", "partition"];
     /// Partitions that this process owns.
     partitions_owned: IntGaugeVec = "partitions_owned" &["role"];
+    /// Rebalances of the consumer group that concerned this process.
+    rebalances: IntCounterVec = "rebalances_total" &["role"];
     /// Claims of partitions, by what became of the state: kept, rebuilt or new.
     claims: IntCounterVec = "claims_total" &["role", "state"];
     /// Offsets committed.
@@ -193,6 +195,15 @@ impl Metrics {
         }
         for reason in Reason::ALL {
             metrics.parked.with_label_values(&[reason.as_str()]);
+        }
+        for role in ["aggregate", "deliver"] {
+            metrics.records_lost.with_label_values(&[role]);
+            for cause in ["broker", "fenced"] {
+                metrics.commit_failures.with_label_values(&[role, cause]);
+            }
+        }
+        for operation in ["apply", "health", "queue"] {
+            metrics.redis_failures.with_label_values(&[operation, "busy"]);
         }
         for result in ["delivered", "rejected", "dropped", "expired"] {
             metrics.bundles_settled.with_label_values(&[result]);

@@ -43,6 +43,7 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
         ops: command.ops,
         aggregate: Some(command.windows),
         deliver: Some(command.delivery),
+        from: None,
         embedded: true,
     };
     roles.run(stop).await

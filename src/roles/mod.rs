@@ -5,7 +5,7 @@ pub mod deliver;
 pub mod dev;
 pub mod process;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use self::process::Process;
 use crate::{
     config::{
         AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, KafkaSettings, OpsSettings,
-        RedisSettings, WindowSettings,
+        RedisSettings, StartFrom, WindowSettings,
     },
     io::kafka::intake::Intake,
 };
@@ -34,28 +34,46 @@ pub struct Roles {
     pub aggregate: Option<WindowSettings>,
     /// The role `deliver`, if it runs here.
     pub deliver: Option<DeliverySettings>,
+    /// Where to start without a committed offset, if the operator says.
+    pub from: Option<StartFrom>,
     /// On the embedded broker.
     pub embedded: bool,
 }
 
 impl From<AggregateCommand> for Roles {
     fn from(command: AggregateCommand) -> Self {
-        let AggregateCommand { kafka, redis, windows, ops } = command;
-        Self { kafka, redis, ops, aggregate: Some(windows), deliver: None, embedded: false }
+        let AggregateCommand { kafka, redis, windows, ops, start } = command;
+        Self { kafka, redis, ops, aggregate: Some(windows), deliver: None, from: start.from, embedded: false }
     }
 }
 
 impl From<DeliverCommand> for Roles {
     fn from(command: DeliverCommand) -> Self {
-        let DeliverCommand { kafka, redis, delivery, ops } = command;
-        Self { kafka, redis, ops, aggregate: None, deliver: Some(delivery), embedded: false }
+        let DeliverCommand { kafka, redis, delivery, ops, start } = command;
+        Self {
+            kafka,
+            redis,
+            ops,
+            aggregate: None,
+            deliver: Some(delivery),
+            from: start.from,
+            embedded: false,
+        }
     }
 }
 
 impl From<AllCommand> for Roles {
     fn from(command: AllCommand) -> Self {
-        let AllCommand { kafka, redis, windows, delivery, ops } = command;
-        Self { kafka, redis, ops, aggregate: Some(windows), deliver: Some(delivery), embedded: false }
+        let AllCommand { kafka, redis, windows, delivery, ops, start } = command;
+        Self {
+            kafka,
+            redis,
+            ops,
+            aggregate: Some(windows),
+            deliver: Some(delivery),
+            from: start.from,
+            embedded: false,
+        }
     }
 }
 
@@ -77,13 +95,13 @@ impl Roles {
         let mut intakes = Vec::new();
         if let Some(windows) = self.aggregate {
             let intake = tokio::select! {
-                intake = aggregate::start(&process, windows, unusable) => intake?,
+                intake = aggregate::start(&process, windows, self.from, unusable) => intake?,
                 () = stop.cancelled() => return Ok(()),
             };
             intakes.push(("aggregate", intake));
         }
         if let Some(settings) = self.deliver {
-            intakes.push(("deliver", deliver::start(&process, settings, requests.handle())?));
+            intakes.push(("deliver", deliver::start(&process, settings, self.from, requests.handle())?));
         }
         for (name, intake) in &intakes {
             process.probes.watch_loop(name, intake.turns.clone());
@@ -110,6 +128,10 @@ async fn wait(process: &Process, intakes: &[(&str, Intake)], stop: &Cancellation
             () = stop.cancelled() => return None,
             reason = process.failed() => return Some(reason),
             _ = check.tick() => {
+                for (name, intake) in intakes {
+                    let counter = process.metrics.rebalances.with_label_values(&[name]);
+                    counter.inc_by(intake.rebalances.load(Ordering::Relaxed).saturating_sub(counter.get()));
+                }
                 if let Some((name, _)) = intakes.iter().find(|(_, intake)| !intake.is_running()) {
                     warn!(role = name, "the consumer has ended");
                     return Some(format!("the consumer of {name} has ended"));

@@ -1,6 +1,9 @@
 //! What every role of a process shares.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -56,10 +59,15 @@ impl Process {
         let (sender, unusable) = mpsc::unbounded_channel();
         let tail = SettingsTail::start(&kafka, &topics, embedded, stop.clone(), sender)?;
         let ready = tail.clone();
+        probes.require(move || ready.ready());
+        let connected = Arc::new(AtomicBool::new(false));
+        let reached = connected.clone();
         probes.require(move || {
-            if ready.is_ready() { Ok(()) } else { Err("the settings have not been read yet".to_owned()) }
+            let reached = reached.load(Ordering::Relaxed);
+            if reached { Ok(()) } else { Err("redis has not been reached yet".to_owned()) }
         });
         let redis = Redis::connect(redis).await?;
+        connected.store(true, Ordering::Relaxed);
         let failure = Arc::new(watch::Sender::new(None));
         Ok((Self { kafka, topics, redis, publisher, tail, metrics, probes, embedded, failure }, unusable))
     }

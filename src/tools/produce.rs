@@ -101,8 +101,7 @@ async fn require(kafka: &KafkaSettings, topic: &str) -> anyhow::Result<()> {
 fn report(kind: Kind, topic: &str, count: u64, summary: &Summary) -> anyhow::Result<()> {
     let Summary { acknowledged, took, .. } = summary;
     if *acknowledged < count {
-        let what = kind.name(count);
-        bail!("stopped; {acknowledged} of {count} {what} were published to {topic}");
+        bail!("stopped; published {acknowledged} of {count} {} to {topic}", kind.name(count));
     }
     let what = kind.name(count);
     say(&format!("published {count} {what} to {topic} in {:.1} s", took.as_secs_f64()))

@@ -5,7 +5,7 @@ mod show;
 
 use std::{collections::BTreeMap, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use axum::{Router, body::Body, extract::State, response::Response, serve::ListenerExt};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -60,16 +60,17 @@ pub async fn run(settings: ReceiveSettings, shutdown: impl Future<Output = ()>) 
     let stop = CancellationToken::new();
     let server = serve(listener, receiver.clone(), stop.clone());
     tokio::pin!(server);
-    tokio::select! {
-        ended = &mut server => ended.context("the server ended")?,
-        Ok(error) = broken => bail!(error),
-        () = shutdown => {}
-    }
+    let failure = tokio::select! {
+        ended = &mut server => return ended.context("the server ended"),
+        Ok(error) = broken => Some(error),
+        () = shutdown => None,
+    };
     stop.cancel();
     // Whoever still waits for an answer then has been recorded all the same.
     let _ = tokio::time::timeout(DRAIN, server).await;
     let count = receiver.recorder.count();
-    say(&format!("received {count} request{}", if count == 1 { "" } else { "s" }))
+    say(&format!("received {count} request{}", if count == 1 { "" } else { "s" }))?;
+    failure.map_or(Ok(()), Err)
 }
 
 async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -138,7 +138,7 @@ pub(crate) mod tests {
             granularity: Granularity::SixHours,
             window_start: Some(Millis(1_614_182_400_000)),
             part: 2,
-            position: Position::parse("parts", "77/6h/wh-1").unwrap(),
+            position: Position::parse("parts", "1614182400000/77/6h/wh-1").unwrap(),
             source: Source { topic_id: "AAAA".to_owned(), partition: 3 },
             source_offset: 41,
             messages: 1000,

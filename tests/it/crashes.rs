@@ -1,11 +1,12 @@
 //! Processes that stop or die, a Redis that forgets, partitions that fall silent.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bundlehook::io::clock;
 use serde_json::json;
 
 use crate::support::{
-    Answer, LIMIT, Request, System, answer, event, hang, message_ids, ok, receiver, status, system,
+    Answer, LIMIT, Request, System, answer, event, hang, members, message_ids, ok, receiver, status, system,
     wait_until, webhook,
 };
 
@@ -67,11 +68,13 @@ async fn a_stop_drains_commits_and_leaves_the_group_and_a_restart_repeats_nothin
         let status = role.process.wait_exit(Duration::from_secs(20)).await;
         assert!(status.success(), "{status:?}: {}", role.process.stderr());
     }
-    let begun = Instant::now();
+    for role in ["aggregate", "deliver"] {
+        let group = format!("{}bundlehook-{role}", system.prefix);
+        assert_eq!(members(system.kafka.servers(), &group).await, 0, "{role} has left its group");
+    }
     system.restart("aggregate").await;
     system.restart("deliver").await;
 
-    assert!(begun.elapsed() < Duration::from_secs(20), "both had left their groups");
     system.wait_done().await;
     let requests = receiver.requests();
     for path in ["/none", "/1h"] {
@@ -188,4 +191,149 @@ async fn a_redis_that_forgets_open_windows_costs_nothing() {
     system.redis.flushall().await;
     system.wait_done().await;
     assert_eq!(sorted_ids(&receiver.requests()), numbered(4));
+}
+
+#[tokio::test]
+async fn killing_deliver_repeats_nothing_that_was_recorded_behind_a_delivery_that_hangs() {
+    let (hanging, taking) = (receiver(hang()), receiver(ok()));
+    let webhooks = [
+        webhook("hanging", "ws-hanging", &hanging.url("/"), json!({})),
+        webhook("taking", "ws-taking", &taking.url("/"), json!({})),
+    ];
+    let setup =
+        system(2_000).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION).env("BUNDLEHOOK_REQUEST_TIMEOUT", "40s");
+    let Some(mut system) = setup.start(&webhooks).await else { return };
+    let mut events = vec![event("ws-hanging", "c", "000")];
+    events.extend(numbered(20).iter().map(|id| event("ws-taking", id, id)));
+    system.publish(&events).await;
+    hanging.wait_for(|requests| requests.len() == 1, "the request that hangs").await;
+    system.wait_records("delivery-attempts", |records| records.len() == 20).await;
+
+    hanging.set(ok()).await;
+    kill(&mut system, "deliver").await;
+
+    system.wait_done().await;
+    assert_eq!(sorted_ids(&taking.requests()), numbered(20));
+    assert_eq!(sorted_ids(&hanging.requests()), ["000", "000"]);
+}
+
+/// While a window is in its grace, the next one is open already; of that, nothing may go out first. What outgrows the
+/// former window after that must not wait for it in turn.
+#[tokio::test]
+async fn a_part_of_a_window_waits_for_the_window_before_it() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let setup = system(4_000).env("BUNDLEHOOK_WINDOW_GRACE", "2s");
+    let Some(system) = setup.start(&[settings]).await else { return };
+    let large = |chat: &str, n: u32| {
+        let mut event = event("ws", chat, &format!("{chat}{n}"));
+        event["message"]["text"] = "x".repeat(300 * 1024).into();
+        event
+    };
+    let phase = || clock::now().0.rem_euclid(4_000);
+    wait_until("the end of a window to come near", LIMIT, async || (3_000..3_700).contains(&phase())).await;
+    let in_former = clock::now().to_rfc3339();
+    system.publish(&[event("ws", "a", "a0")]).await;
+    wait_until("the next window to begin", LIMIT, async || phase() < 1_000).await;
+
+    let of_next = (1..=3).map(|n| large("a", n));
+    let of_former = (1..=3).map(|n| large("b", n)).map(|mut event| {
+        event["message"]["timestamp"] = in_former.clone().into();
+        event
+    });
+    system.publish(&of_next.chain(of_former).collect::<Vec<_>>()).await;
+
+    system.wait_done().await;
+    let requests = receiver.requests();
+    let ids: Vec<_> = requests.iter().flat_map(message_ids).collect();
+    let of = |chat: char| ids.iter().filter(|id| id.starts_with(chat)).cloned().collect::<Vec<_>>();
+    assert_eq!(
+        (of('a'), of('b')),
+        (
+            ["a0", "a1", "a2", "a3"].map(str::to_owned).to_vec(),
+            ["b1", "b2", "b3"].map(str::to_owned).to_vec(),
+        )
+    );
+    let parts: Vec<_> =
+        requests.iter().map(|request| request.header("bundlehook-part").unwrap_or("0")).collect();
+    assert_eq!(parts.len(), 7, "{parts:?}");
+}
+
+/// What was received under distinct ids, in the order of its first arrival; what came again under its id is the same.
+fn distinct(requests: Vec<Request>) -> Vec<Request> {
+    let mut seen = std::collections::HashMap::new();
+    let mut first = Vec::new();
+    for request in requests {
+        let id = request.header("webhook-id").expect("each POST has an id").to_owned();
+        let body = seen.entry(id).or_insert_with(|| {
+            first.push(request.clone());
+            request.body.clone()
+        });
+        assert_eq!(*body, request.body);
+    }
+    first
+}
+
+#[tokio::test]
+async fn whatever_dies_every_message_arrives_once_under_its_id_and_in_order() {
+    let receiver = receiver(ok());
+    let webhooks = ["none", "1h", "6h"].map(|granularity| {
+        let url = receiver.url(&format!("/{granularity}"));
+        webhook(granularity, "ws", &url, json!({"granularity": granularity}))
+    });
+    let setup = system(700).partitions(2).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&webhooks).await else { return };
+    let ids = numbered(800);
+    for (round, batch) in ids.chunks(100).enumerate() {
+        let events: Vec<_> = batch.iter().map(|id| event("ws", &format!("c{}", &id[2..]), id)).collect();
+        system.publish(&events).await;
+        match round % 4 {
+            0 => kill(&mut system, "aggregate").await,
+            1 => kill(&mut system, "deliver").await,
+            2 => system.redis.flushall().await,
+            _ => {
+                system.deliver.process.sigkill();
+                kill(&mut system, "aggregate").await;
+                system.deliver.process.wait_exit(LIMIT).await;
+                system.restart("deliver").await;
+            }
+        }
+    }
+
+    system.wait_done().await;
+    let requests = distinct(receiver.requests());
+    for path in ["/none", "/1h", "/6h"] {
+        let of_path: Vec<Request> = requests.iter().filter(|request| request.path == path).cloned().collect();
+        assert_eq!(sorted_ids(&of_path), ids, "{path}");
+        for chat in 0..10 {
+            let in_order: Vec<String> =
+                of_path.iter().flat_map(message_ids).filter(|id| id.ends_with(&chat.to_string())).collect();
+            assert!(in_order.is_sorted(), "{path} {in_order:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn windows_that_somebody_else_wrote_are_rebuilt_and_what_was_there_is_deleted() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let Some(mut system) = system(6_000).start(&[settings]).await else { return };
+    system.window_start(1).await;
+    system.publish(&[event("ws", "a", "000"), event("ws", "b", "001")]).await;
+    system.aggregate.wait_sum("bundlehook_events_accepted_total", 2.0).await;
+    let owner = format!("{{{}me:0}}:owner", system.prefix);
+    let former: String = system.redis.command(&["HGET", &owner, "incarnation"]).await;
+    system.redis.command::<i64>(&["HSET", &owner, "writer", "somebody else"]).await;
+
+    system.aggregate.process.sigterm();
+    assert!(system.aggregate.process.wait_exit(LIMIT).await.success());
+    system.restart("aggregate").await;
+
+    let pattern = format!("*:{former}:*");
+    wait_until("the former incarnation to be deleted", LIMIT, async || {
+        system.redis.command::<Vec<String>>(&["KEYS", &pattern]).await.is_empty()
+    })
+    .await;
+    system.wait_done().await;
+    assert_eq!(sorted_ids(&receiver.requests()), numbered(2));
 }

@@ -236,3 +236,21 @@ async fn an_address_that_is_not_public_is_not_dialled() {
     assert_eq!(attempts[0].json()["outcome"], "forbidden_address");
     assert!(receiver.requests().is_empty());
 }
+
+#[tokio::test]
+async fn the_nth_failure_is_followed_by_the_nth_pause() {
+    let receiver = crate::support::receiver(crate::support::fail_first(4));
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let setup = system(3_000).env("BUNDLEHOOK_RETRY_SCHEDULE", "200ms,400ms,800ms");
+    let Some(system) = setup.start(&[settings]).await else { return };
+
+    system.publish(&[crate::support::event("ws", "c", "1")]).await;
+
+    let posts = receiver.wait_for(|requests| requests.len() == 5, "the success").await;
+    let pauses: Vec<_> = posts.windows(2).map(|pair| pair[1].arrived - pair[0].arrived).collect();
+    for (pause, scheduled) in pauses.iter().zip([200, 400, 800, 800]) {
+        let least = Duration::from_millis(scheduled * 9 / 10);
+        assert!((least..least + Duration::from_secs(2)).contains(pause), "{pauses:?}");
+    }
+    system.wait_done().await;
+}

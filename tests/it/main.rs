@@ -14,3 +14,4 @@ mod rig;
 mod schemas;
 mod settings;
 mod skips;
+mod tools;

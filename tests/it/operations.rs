@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::support::{HeldPort, LIMIT, event, ok, process, receiver, system, wait_until, webhook};
+use crate::support::{
+    HeldPort, LIMIT, RedisKind, event, kafka, ok, process, receiver, redis, system, wait_until, webhook,
+};
 
 #[tokio::test]
 async fn a_process_without_its_brokers_is_alive_but_not_ready() {
@@ -49,4 +51,31 @@ async fn the_metrics_have_these_names_types_and_texts() {
         }
     }
     insta::assert_snapshot!(described.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+#[tokio::test]
+async fn a_topic_whose_arrivals_are_not_the_brokers_is_refused_with_the_remedy() {
+    let Some(kafka) = kafka().await else { return };
+    let redis = redis(RedisKind::Single).await;
+    let prefix = kafka.prefix();
+    let wrong = [("message.timestamp.type", "CreateTime"), ("retention.ms", "3600000")];
+    kafka.create_topic(&format!("{prefix}message-events"), 1, &wrong).await;
+    kafka.create_topic(&format!("{prefix}bundles"), 1, &[]).await;
+
+    let refused = process("aggregate")
+        .env("BUNDLEHOOK_KAFKA_BROKERS", kafka.servers())
+        .env("BUNDLEHOOK_REDIS_URL", redis.url())
+        .env("BUNDLEHOOK_TOPIC_PREFIX", &prefix)
+        .run()
+        .await;
+
+    assert_eq!(refused.status.code(), Some(1));
+    for part in [
+        "message-events` has message.timestamp.type CreateTime, expected LogAppendTime",
+        "retention.ms 3600000",
+        "kafka-configs.sh",
+        "message.timestamp.type=LogAppendTime",
+    ] {
+        assert!(refused.stderr.contains(part), "{part} in {}", refused.stderr);
+    }
 }

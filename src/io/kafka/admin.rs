@@ -55,7 +55,7 @@ pub enum AdminError {
     )]
     Unreadable(String),
     /// The broker refused a request as a whole.
-    #[error("the brokers refused to {what}")]
+    #[error("the brokers did not {what}")]
     Refused {
         /// What they were asked for.
         what: &'static str,

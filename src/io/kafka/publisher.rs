@@ -11,12 +11,15 @@ use std::{
 
 use rdkafka::{
     ClientContext, Message,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
+    producer::{
+        BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
+    },
 };
 use tokio::sync::{Notify, watch};
-use tracing::error;
+use tracing::{debug, error};
 
 use super::client::{log_error, with_properties};
 use crate::{config::KafkaSettings, io::clock, model::time::Millis};
@@ -93,6 +96,15 @@ impl ClientContext for PublisherContext {
     fn error(&self, error: KafkaError, reason: &str) {
         log_error(&error, reason);
     }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // The gapless guarantee is called experimental at each start; that it is wanted all the same is decided.
+        if facility == "CONFWARN" && message.contains("enable.gapless.guarantee") {
+            debug!(message, "kafka");
+        } else {
+            DefaultProducerContext.log(level, facility, message);
+        }
+    }
 }
 
 impl ProducerContext for PublisherContext {
@@ -140,7 +152,8 @@ impl Publisher {
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "0")
             .set("linger.ms", "2")
-            .set("message.max.bytes", "16777216")
+            // The brokers' own limits decide; a record must never be refused here.
+            .set("message.max.bytes", "134217728")
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "131072")
             .set("partitioner", "murmur2_random");

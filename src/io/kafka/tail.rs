@@ -31,6 +31,8 @@ use crate::{
 /// A batch is applied only if the tail had reached an end offset that was asked for at most this long before the
 /// batch was polled. Below the 5 s after which a change counts.
 const FRESHNESS: Duration = Duration::from_secs(4);
+/// A process that has not read the settings to their end for so long is not ready.
+const STALE: Duration = Duration::from_secs(15);
 /// How often the end offsets are asked for.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest wait for a broker's answer.
@@ -100,10 +102,19 @@ impl SettingsTail {
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True once both topics have been read to their end.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.fresh.borrow().is_some()
+    /// Whether both topics have been read to their end, and lately.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        match *self.fresh.borrow() {
+            None => Err("the settings have not been read yet".to_owned()),
+            Some(asked) if asked.elapsed() > STALE => Err(format!(
+                "the settings have not been read to their end for {} s",
+                asked.elapsed().as_secs()
+            )),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Waits until the directory holds every change that counts for what was polled at a moment. False if the tail

@@ -28,6 +28,14 @@ pub enum StoreError {
     Damaged(String),
 }
 
+impl StoreError {
+    /// True if it passes by itself, so that the same call is made again.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy(_))
+    }
+}
+
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         match (error.code(), error.kind()) {

@@ -1,18 +1,19 @@
 //! Claiming a partition: a fresh token into Redis, then the committed offset is read, then a commit of it with the
 //! token is accepted for our generation, then work. Whoever wrote before is fenced by then, in Redis and in Kafka.
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{Aggregate, Trouble, partition::Partition};
 use crate::{
     config::StartFrom,
     io::{
-        StoreError, clock,
+        clock,
         kafka::intake::PartitionFeed,
         redis::windows::{Found, WindowStore},
     },
     model::{bundle::Source, window::WindowRules},
+    roles::process::Process,
     wire::metadata::{AggregateMetadata, Metadata},
 };
 
@@ -44,22 +45,25 @@ pub(super) async fn claim<'a>(
     let text = metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
     feed.commit(safe, text).await?;
     let usable = is_usable(&found, &metadata.topic, former_token, safe.max(remembered.unwrap_or(safe)));
-    let applied =
-        if let (true, Found { incarnation: Some(incarnation), applied: Some(applied), closed, .. }) =
-            (usable, found)
-        {
+    let claims = |state| process.metrics.claims.with_label_values(&["aggregate", state]);
+    let applied = match found {
+        Found { incarnation: Some(incarnation), applied: Some(applied), closed, .. } if usable => {
             store.go_on(incarnation).await?;
-            process.metrics.claims.with_label_values(&["aggregate", "kept"]).inc();
+            claims("kept").inc();
             if let Some(closed) = closed {
                 metadata.boundaries.close(closed, applied);
             }
             applied
-        } else {
+        }
+        Found { incarnation, .. } => {
             store.begin_anew(&metadata.topic, safe).await?;
-            let state = if former_token.is_some() { "rebuilt" } else { "new" };
-            process.metrics.claims.with_label_values(&["aggregate", state]).inc();
+            claims(if former_token.is_some() { "rebuilt" } else { "new" }).inc();
+            if let Some(former) = incarnation {
+                tokio::spawn(clear(process.clone(), partition, former));
+            }
             safe
-        };
+        }
+    };
     let start = applied.min(metadata.none);
     info!(
         partition,
@@ -73,6 +77,14 @@ pub(super) async fn claim<'a>(
     let state = Partition::new(role, store, source, metadata, applied, start).await?;
     feed.start_at(start).await.map_err(|error| Trouble::Again(error.to_string()))?;
     Ok(state)
+}
+
+/// Deletes what a former incarnation left in Redis.
+async fn clear(process: Process, partition: i32, incarnation: String) {
+    match WindowStore::clear(&process.redis, process.topics.prefix(), partition, &incarnation).await {
+        Ok(windows) => info!(partition, incarnation, windows, "a former incarnation is deleted"),
+        Err(error) => warn!(partition, incarnation, %error, "a former incarnation is left in redis"),
+    }
 }
 
 /// True if the state is what the accepted claim before ours left, and no older than what was seen of it.
@@ -128,7 +140,7 @@ async fn starting_point(
 /// else as the operator says.
 async fn first_offset(role: &Aggregate, feed: &PartitionFeed, low: i64, high: i64) -> Result<i64, Trouble> {
     let (_, published) = feed.watermarks(&role.process.topics.bundles).await?;
-    match role.windows.from {
+    match role.from {
         Some(StartFrom::Beginning) => Ok(low),
         Some(StartFrom::End) => Ok(high),
         None if published == 0 => Ok(low),
@@ -138,9 +150,4 @@ async fn first_offset(role: &Aggregate, feed: &PartitionFeed, low: i64, high: i6
             feed.partition, role.process.topics.bundles
         ))),
     }
-}
-
-/// Redis can't serve: that passes by itself, so the same call is made again.
-pub(super) fn is_busy(error: &StoreError) -> bool {
-    matches!(error, StoreError::Busy(_))
 }

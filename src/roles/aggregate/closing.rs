@@ -7,12 +7,9 @@ use tracing::error;
 
 use super::{Trouble, partition::Partition, progress::ClosedPage};
 use crate::{
-    flow::{
-        event_to_window::WindowKey,
-        window_to_bundle::{Bundler, Bundles, Occasion, WindowContent},
-    },
-    io::{clock, kafka::publisher::AckGroup},
-    model::{position::ClosedWindow, time::Millis},
+    flow::window_to_bundle::{Bundler, Bundles, Occasion, WindowContent},
+    io::{clock, kafka::publisher::AckGroup, redis::windows::SealedPart},
+    model::{position::ClosedWindow, time::Millis, window::WindowKey},
 };
 
 /// Windows closed in one step.
@@ -36,20 +33,23 @@ impl Partition<'_> {
         }
     }
 
-    /// Publishes sealed parts, each once all closings up to its window's start are acknowledged.
+    /// Publishes sealed parts in the order of their positions, each once its window's start is closed and all closings
+    /// up to it are acknowledged: within the grace, the window before is still open.
     pub(super) async fn publish_parts(&mut self) -> Result<(), Trouble> {
         if self.parts_sealed {
             self.list_parts().await?;
         }
         while let Some(part) = self.progress.parts_waiting.front() {
-            if self.pending.first().is_some_and(|boundary| *boundary <= part.key.window.start) {
+            let start = part.key.window.start;
+            let closing = self.pending.first().is_some_and(|boundary| *boundary <= start);
+            if closing || self.last_closed < Some(start) {
                 return Ok(());
             }
             let Some(part) = self.progress.parts_waiting.pop_front() else {
                 return Ok(());
             };
             let log = self.store.read_part(&part).await?;
-            let occasion = Occasion::Sealed { by: part.by };
+            let occasion = Occasion::Sealed { by: part.by, boundary: part.boundary };
             let bundles =
                 self.bundles(&WindowContent { key: &part.key, part: part.part, occasion, log: &log })?;
             let acks = AckGroup::waking(&self.wake);
@@ -70,6 +70,7 @@ impl Partition<'_> {
                 self.progress.parts_waiting.push_back(part);
             }
         }
+        self.progress.parts_waiting.make_contiguous().sort_by_key(SealedPart::position);
         self.parts_sealed = false;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The role `aggregate`: `message-events` to windows in Redis to `bundles`.
 
+mod checks;
 mod claim;
 mod closing;
 mod partition;
@@ -14,7 +15,7 @@ use tracing::{error, warn};
 use self::claim::claim;
 use super::process::Process;
 use crate::{
-    config::WindowSettings,
+    config::{StartFrom, WindowSettings},
     io::{
         StoreError,
         kafka::{
@@ -37,6 +38,8 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 struct Aggregate {
     process: Process,
     windows: WindowSettings,
+    /// Where to start without a committed offset, if the operator says.
+    from: Option<StartFrom>,
     /// Kafka's id of `message-events`.
     topic_id: String,
 }
@@ -48,19 +51,23 @@ struct Aggregate {
 pub async fn start(
     process: &Process,
     windows: WindowSettings,
+    from: Option<StartFrom>,
     unusable: tokio::sync::mpsc::UnboundedReceiver<Unusable>,
 ) -> anyhow::Result<Intake> {
     if windows.is_short() {
         warn!(hour = ?windows.hour, "an hour is shorter than a real one: for demonstrations and tests only");
     }
     let topic_id = source_id(process).await?;
+    if !process.embedded {
+        checks::topics(process).await?;
+    }
     let options = IntakeOptions {
         topic: process.topics.message_events.clone(),
         group: process.topics.group("aggregate"),
         drain: DRAIN,
         embedded: process.embedded,
     };
-    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, topic_id });
+    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, from, topic_id });
     tokio::spawn(keep_unusable_settings(process.clone(), unusable));
     let spawn = Box::new(move |feed| {
         let aggregate = aggregate.clone();
@@ -132,7 +139,7 @@ impl Aggregate {
             let problem = match claimed {
                 Ok(mut state) => {
                     let ended = state.run(&mut feed, &stop).await;
-                    remembered = remembered.max(Some(state.applied()));
+                    remembered = Some(state.applied());
                     match ended {
                         Ok(()) => break,
                         Err(problem) => problem,

@@ -13,14 +13,10 @@ use tracing::{debug, warn};
 
 use super::{
     Aggregate, Trouble,
-    claim::is_busy,
     progress::{Progress, safe_offset},
 };
 use crate::{
-    flow::{
-        event_to_window::{Plan, Planner, SourceRecord},
-        window_to_bundle::BundleRecord,
-    },
+    flow::event_to_window::{Plan, Planner, SourceRecord},
     io::{
         StoreError, clock,
         kafka::{
@@ -29,7 +25,10 @@ use crate::{
         },
         redis::windows::{Applied, WindowStore},
     },
-    model::{bundle::Source, time::Millis},
+    model::{
+        bundle::{BundleRecord, Source},
+        time::Millis,
+    },
     wire::{
         bundle,
         metadata::{AggregateMetadata, Metadata},
@@ -44,6 +43,8 @@ const TICK: Duration = Duration::from_millis(200);
 const PENDING_BOUNDARIES: usize = 2;
 /// At most so many batches wait for acknowledgements; then reading pauses.
 const PENDING_BATCHES: usize = 64;
+/// How often the lag is asked for.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before a call that Redis could not serve is made again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Age at which what is known of the brokers' clock is asked for again.
@@ -72,11 +73,12 @@ pub(super) struct Partition<'a> {
     applied: i64,
     /// The next offset to take.
     position: i64,
-    last_closed: Option<Millis>,
+    pub(super) last_closed: Option<Millis>,
     /// There was nothing more to read, and nothing has come since.
     at_end: bool,
     committed: (i64, String),
     next_commit: Instant,
+    next_lag: Instant,
     /// End offset when the clock was last looked at.
     seen_end: Option<i64>,
 }
@@ -110,6 +112,7 @@ impl<'a> Partition<'a> {
             at_end: false,
             committed: (0, String::new()),
             next_commit: Instant::now(),
+            next_lag: Instant::now(),
             seen_end: None,
         })
     }
@@ -157,7 +160,7 @@ impl<'a> Partition<'a> {
                 () = wake.notified() => {}
                 _ = tick.tick() => self.close_by_clock(feed).await?,
             }
-            self.report();
+            self.report(feed).await;
         }
         self.drain(feed).await
     }
@@ -172,11 +175,24 @@ impl<'a> Partition<'a> {
         self.commit(feed).await
     }
 
-    fn report(&self) {
+    /// Tells how the partition stands. The lag is what is in the log but not applied: the committed offset trails by
+    /// design.
+    async fn report(&mut self, feed: &PartitionFeed) {
         let label = self.source.partition.to_string();
         let metrics = &self.role.process.metrics;
         metrics.boundaries_open.with_label_values(&[&label]).set(self.open.len() as i64);
         metrics.last_progress.with_label_values(&["aggregate", &label]).set(clock::now().0 / 1000);
+        if Instant::now() < self.next_lag {
+            return;
+        }
+        self.next_lag = Instant::now() + LAG_INTERVAL;
+        match feed.watermarks(&self.role.process.topics.message_events).await {
+            Ok((_, end)) => {
+                let lag = metrics.lag_records.with_label_values(&["aggregate", &label]);
+                lag.set((end - self.applied).max(0));
+            }
+            Err(error) => debug!(partition = self.source.partition, %error, "the lag is not known"),
+        }
     }
 
     /// Takes in a batch, cut where a boundary closes.
@@ -232,7 +248,7 @@ impl<'a> Partition<'a> {
         let applied = loop {
             match self.store.apply(&plan, self.position, next, self.last_closed, &rule).await {
                 Ok(applied) => break applied,
-                Err(error) if is_busy(&error) => {
+                Err(error) if error.is_busy() => {
                     self.redis_trouble("apply", &error, stop).await?;
                     // It may have been carried out, and then its answer is lost.
                     self.parts_sealed = true;
@@ -375,7 +391,7 @@ impl<'a> Partition<'a> {
     /// Commits the safe offset, then lets Redis forget what is committed as done.
     async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
         self.next_commit = Instant::now() + TICK;
-        let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
+        let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
         self.metadata.boundaries.trim(safe);
         let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
         if (safe, &text) != (self.committed.0, &self.committed.1) {
@@ -413,12 +429,14 @@ impl<'a> Partition<'a> {
         let rule = *self.metadata.rules.at(now);
         let margin = Duration::from_millis((rule.grace_ms / 2).clamp(50, 5_000) as u64);
         let boundary = rule.closed_by(now.minus(margin));
-        let due = self.open.range(..=boundary).any(|(open, _)| Some(*open) > self.last_closed);
-        if !due || !self.is_at_end(feed).await? || !self.clocks_agree(now, margin).await? {
+        let is_new = |due: Millis| due <= boundary && Some(due) > self.last_closed;
+        let due = self.open.range(..=boundary).any(|(open, _)| is_new(*open));
+        let awaited = self.progress.parts_waiting.iter().any(|part| is_new(part.key.window.start));
+        if !(due || awaited) || !self.is_at_end(feed).await? || !self.clocks_agree(now, margin).await? {
             return Ok(());
         }
         self.close(boundary, self.position, "clock");
-        let safe = safe_offset(&self.metadata, &self.open).max(self.committed.0);
+        let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
         let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
         self.commit_now(feed, safe, text).await
     }

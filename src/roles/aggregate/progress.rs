@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    flow::event_to_window::WindowKey,
     io::{kafka::publisher::AckGroup, redis::windows::SealedPart},
-    model::{position::ClosedWindow, time::Millis},
+    model::{position::ClosedWindow, time::Millis, window::WindowKey},
     wire::metadata::AggregateMetadata,
 };
 
@@ -53,9 +52,11 @@ impl Progress {
         while self.parts.front().is_some_and(|(_, acks)| acks.is_complete()) {
             self.parts_done.extend(self.parts.pop_front().map(|(part, _)| part));
         }
-        let pending = self.parts.front().map(|(part, _)| part).or(self.parts_waiting.front());
+        // They go in the order of their positions, which need not be that of the offsets.
+        let pending = self.parts.iter().map(|(part, _)| part).chain(&self.parts_waiting);
         if let Some(known_to) = parts_known_to {
-            metadata.parts = metadata.parts.max(pending.map_or(known_to, |part| part.by));
+            let done = pending.map(|part| part.by).min().unwrap_or(known_to);
+            metadata.parts = metadata.parts.max(done);
         }
         let mut pages = Vec::new();
         while self.closings.front().is_some_and(|page| page.acks.is_complete()) {
@@ -75,8 +76,30 @@ impl Progress {
 }
 
 /// The offset to commit: the first record of the oldest window that is not done with, but nothing of which output is
-/// not acknowledged.
-pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>) -> i64 {
+/// not acknowledged, and nothing that is not applied: while windows are rebuilt, what was done before lies ahead of
+/// that.
+pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>, applied: i64) -> i64 {
     let oldest = open.values().min().copied().unwrap_or(i64::MAX);
-    oldest.min(metadata.none).min(metadata.parts)
+    oldest.min(metadata.none).min(metadata.parts).min(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::window::{WindowRule, WindowRules};
+
+    #[test]
+    fn a_rebuild_does_not_move_the_safe_offset_past_what_it_has_applied() {
+        let rule = WindowRule::new(Duration::from_hours(1), Duration::from_mins(1), Duration::ZERO);
+        let rules = WindowRules::single(rule);
+        let metadata = AggregateMetadata::new("topic".to_owned(), Uuid::nil(), 90, rules);
+        let none_open = BTreeMap::new();
+        assert_eq!(safe_offset(&metadata, &none_open, 40), 40);
+        assert_eq!(safe_offset(&metadata, &none_open, 95), 90);
+        assert_eq!(safe_offset(&metadata, &BTreeMap::from([(Millis(1), 30)]), 95), 30);
+    }
 }

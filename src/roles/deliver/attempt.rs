@@ -1,5 +1,5 @@
 //! One attempt, in the order of writes: the POST ends; the health of the webhook takes it in; its record is
-//! acknowledged; notices are published; the views follow. Only then is the delivery settled.
+//! acknowledged; the log follows; notices are published. Only then is the delivery settled.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -43,7 +43,7 @@ pub(super) struct Attempted {
     pub health: Health,
     /// Ends the attempt when it is dropped.
     pub in_flight: InFlight,
-    /// After a failure no other request begins until the lane knows what it means for the circuit.
+    /// The place of a request that failed.
     pub slot: Option<RequestSlot>,
 }
 
@@ -66,7 +66,7 @@ impl Deliver {
         metrics.requests_in_flight.dec();
         let duration = clock.elapsed();
         let settlement = delivery_to_outcome::settle(&mut queued.delivery, &current.webhook, &reply);
-        // After a success the next request need not wait for the record.
+        // After a failure nothing takes its place before the lane knows that the circuit has tripped.
         let slot = Some(slot).filter(|_| settlement != Settlement::Delivered);
         let outcome = reply.outcome(&current.webhook).as_str();
         metrics.delivery_attempts.with_label_values(&[outcome]).inc();

@@ -29,7 +29,7 @@ use self::{
 };
 use super::process::Process;
 use crate::{
-    config::DeliverySettings,
+    config::{DeliverySettings, StartFrom},
     io::{
         http::HttpClient,
         kafka::intake::{Intake, IntakeOptions},
@@ -42,6 +42,8 @@ use crate::{
 struct Deliver {
     process: Process,
     settings: DeliverySettings,
+    /// Where to start without a committed offset, if the operator says.
+    from: Option<StartFrom>,
     client: HttpClient,
     health: HealthStore,
     log: AttemptLog,
@@ -59,6 +61,7 @@ struct Deliver {
 pub fn start(
     process: &Process,
     settings: DeliverySettings,
+    from: Option<StartFrom>,
     requests: tokio::runtime::Handle,
 ) -> anyhow::Result<Intake> {
     let options = IntakeOptions {
@@ -76,6 +79,7 @@ pub fn start(
         lanes: Mutex::default(),
         process: process.clone(),
         settings,
+        from,
         requests,
     });
     tokio::spawn(activations::keep(process.clone()));

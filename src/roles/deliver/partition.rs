@@ -22,6 +22,7 @@ use super::{
     settlements::Settlements,
 };
 use crate::{
+    config::StartFrom,
     flow::bundle_to_delivery::{Admission, Delivery, TakenIn, admit},
     io::{
         clock,
@@ -113,21 +114,30 @@ impl Worker {
         let queue = QueueStore::new(process.redis.clone(), topics.prefix(), partition, token);
         let found = queue.claim().await.map_err(|error| error.to_string())?;
         let (low, high) = feed.watermarks(&topics.bundles).await.map_err(describe)?;
-        let (start, taken_in, attempts, former) =
-            if let Some((offset, text)) = feed.committed().await.map_err(describe)? {
-                let metadata = DeliverMetadata::decode(&text).map_err(|error| error.to_string())?;
-                let (topic, highest) = metadata.highest().map_err(|error| error.to_string())?;
-                if offset < low {
-                    let lost = (low - offset) as u64;
-                    error!(partition, lost, "bundles were deleted before they were delivered");
-                    process.metrics.records_lost.with_label_values(&["deliver"]).inc_by(lost);
-                }
-                let taken_in = TakenIn { topic, highest };
-                (offset.clamp(low, high), taken_in, metadata.attempts, Some(metadata.token))
-            } else {
-                let (_, end) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
-                (low, TakenIn::default(), end, None)
-            };
+        let (start, taken_in, attempts, former) = if let Some((offset, text)) =
+            feed.committed().await.map_err(describe)?
+        {
+            let metadata = DeliverMetadata::decode(&text).map_err(|error| error.to_string())?;
+            let (topic, highest) = metadata.highest().map_err(|error| error.to_string())?;
+            if offset < low {
+                let lost = (low - offset) as u64;
+                error!(partition, lost, "bundles were deleted before they were delivered");
+                process.metrics.records_lost.with_label_values(&["deliver"]).inc_by(lost);
+            }
+            if offset > high {
+                let reason = format!(
+                    "the committed offset {offset} of partition {partition} of `{}` lies above the end {high} of its log",
+                    topics.bundles
+                );
+                process.fail(reason.clone());
+                return Err(reason);
+            }
+            (offset.max(low), TakenIn { topic, highest }, metadata.attempts, Some(metadata.token))
+        } else {
+            let (_, attempted) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
+            let start = first_offset(&deliver, partition, (low, high), attempted > 0)?;
+            (start, TakenIn::default(), attempted, None)
+        };
         let metadata = DeliverMetadata::new(token, taken_in.topic.clone(), &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
         feed.commit(start, text.clone()).await.map_err(describe)?;
@@ -329,6 +339,31 @@ impl Worker {
         };
         metrics.commit_failures.with_label_values(&["deliver", cause]).inc();
         result.map_err(describe)
+    }
+}
+
+/// Where to start without a committed offset: at the beginning if nothing was ever attempted in this partition, else
+/// as the operator says.
+fn first_offset(
+    deliver: &Deliver,
+    partition: i32,
+    (low, high): (i64, i64),
+    attempted: bool,
+) -> Result<i64, String> {
+    match deliver.from {
+        Some(StartFrom::Beginning) => Ok(low),
+        Some(StartFrom::End) => Ok(high),
+        None if !attempted => Ok(low),
+        None => {
+            let topics = &deliver.process.topics;
+            let reason = format!(
+                "partition {partition} of `{}` has no committed offset although `{}` holds attempts of it; say where \
+                 to start with `--from beginning`, which may send again what was delivered, or `--from end`",
+                topics.bundles, topics.delivery_attempts
+            );
+            deliver.process.fail(reason.clone());
+            Err(reason)
+        }
     }
 }
 

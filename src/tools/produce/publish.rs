@@ -171,7 +171,7 @@ impl<'a> Publisher<'a> {
             self.producer.context().heard.last().map(|heard| format!(" ({heard})")).unwrap_or_default();
         anyhow!(
             "line {line} could not be published to {topic}: {problem}{heard}; \
-             {acknowledged} of {count} {what} were published"
+             published {acknowledged} of {count} {what}"
         )
     }
 }

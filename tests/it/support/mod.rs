@@ -3,7 +3,7 @@
 //! | what | how |
 //! |---|---|
 //! | Apache Kafka | [`kafka`] for the shared one, [`Kafka::start`] for one to break, [`broker`] if the embedded one will do too |
-//! | records | [`produce`], [`read_topic`], [`end_offsets`], [`committed`] |
+//! | records | [`produce`], [`read_topic`], [`end_offsets`], [`committed`], [`members`] |
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
 //! | the product | [`process`], and all of it: [`tenant`], [`system`] |
@@ -38,7 +38,7 @@ pub use self::proxy::{Fault, Proxy, proxy};
 pub use self::receiver::{
     Answer, Behaviour, Receiver, Request, answer, fail_first, hang, ok, receiver, refuse, status,
 };
-pub use self::records::{Committed, Outgoing, Record, committed, end_offsets, produce, read_topic};
+pub use self::records::{Committed, Outgoing, Record, committed, end_offsets, members, produce, read_topic};
 pub use self::redis::{Redis, RedisKind, redis, redis_with};
 pub use self::system::{Role, System, Tenant, event, message_ids, system, tenant, webhook};
 

@@ -278,6 +278,17 @@ pub async fn committed(servers: &str, group: &str, topic: &str) -> Vec<Committed
     .await
 }
 
+/// How many members a consumer group has.
+pub async fn members(servers: &str, group: &str) -> usize {
+    let (servers, group) = (servers.to_owned(), group.to_owned());
+    blocking(move || {
+        let groups = reader(&servers, &group).fetch_group_list(Some(&group), LIMIT);
+        let groups = groups.expect("the broker answers");
+        groups.groups().iter().map(|group| group.members().len()).sum()
+    })
+    .await
+}
+
 /// A consumer that joins no group and commits nothing.
 fn reader(servers: &str, group: &str) -> BaseConsumer {
     client(servers)

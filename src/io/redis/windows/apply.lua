@@ -66,7 +66,7 @@ for _ = 1, windows do
         if count > 0 and (count + 1 > most_messages or bytes + size > most_bytes) then
           local full = (redis.call('GET', log) or '') .. table.concat(buffer)
           part = part + 1
-          redis.call('HSET', parts, offset .. '/' .. part .. '/' .. name, full)
+          redis.call('HSET', parts, ARGV[4] .. '/' .. offset .. '/' .. part .. '/' .. name, full)
           redis.call('DEL', log)
           buffer, count, bytes, chat = {}, 0, 0, nil
           sealed = sealed + 1
@@ -86,7 +86,11 @@ for _ = 1, windows do
     redis.call('HSET', index, '#n', count, '#b', bytes, '#p', part, '#c', chat)
     if not meta[1] then
       redis.call('ZADD', due, 'NX', first, name)
-      redis.call('HSETNX', open, boundary, first)
+      -- The windows of a batch come in any order.
+      local oldest = redis.call('HGET', open, boundary)
+      if not oldest or tonumber(first) < tonumber(oldest) then
+        redis.call('HSET', open, boundary, first)
+      end
     end
   end
 end

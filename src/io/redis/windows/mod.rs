@@ -17,8 +17,11 @@ use uuid::Uuid;
 
 use super::{Redis, StoreError};
 use crate::{
-    flow::event_to_window::{AtOnce, Plan, WindowAppend, WindowKey},
-    model::{time::Millis, window::WindowRule},
+    flow::event_to_window::{AtOnce, Plan, WindowAppend},
+    model::{
+        time::Millis,
+        window::{Granularity, WindowKey, WindowRule},
+    },
 };
 
 /// Version of everything under a partition's tag.
@@ -26,6 +29,9 @@ const VERSION: u32 = 1;
 
 /// A repeat of a message sent at once is dropped within this many milliseconds.
 const REPEAT_SPAN_MS: i64 = 600_000;
+
+/// Windows of a former incarnation that are deleted in one step.
+const CLEARED_AT_ONCE: isize = 499;
 
 /// What the claimant finds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,6 +64,8 @@ pub struct Applied {
 /// A sealed part that is not acknowledged yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedPart {
+    /// The window's start, or the last boundary closed before it was sealed if that is later.
+    pub boundary: Millis,
     /// Its name in Redis.
     pub name: String,
     /// Source offset of the message that sealed it.
@@ -101,6 +109,14 @@ impl Scripts {
             parts: Script::new(include_str!("parts.lua")),
             open: Script::new(include_str!("open.lua")),
         }
+    }
+}
+
+impl SealedPart {
+    /// Its place among all parts of its partition.
+    #[must_use]
+    pub fn position(&self) -> (Millis, i64, Granularity) {
+        (self.boundary, self.by, self.key.window.granularity)
     }
 }
 
@@ -178,6 +194,41 @@ impl WindowStore {
         self.redis.invoke::<()>(&call).await?;
         self.incarnation = incarnation;
         Ok(())
+    }
+
+    /// Deletes what a former incarnation left, a page at a time. Nobody writes it any more: every name holds the
+    /// incarnation.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn clear(
+        redis: &Redis,
+        prefix: &str,
+        partition: i32,
+        incarnation: &str,
+    ) -> Result<u64, StoreError> {
+        let key = |name: &str| format!("{{{prefix}me:{partition}}}:{incarnation}:{name}");
+        let boundaries: Vec<String> = redis.command(redis::cmd("HKEYS").arg(key("open"))).await?;
+        let mut cleared = 0;
+        for due in boundaries.iter().map(|boundary| key(&format!("due:{boundary}"))) {
+            loop {
+                let page: Vec<String> =
+                    redis.command(redis::cmd("ZRANGE").arg(&due).arg(0).arg(CLEARED_AT_ONCE)).await?;
+                if page.is_empty() {
+                    break;
+                }
+                cleared += page.len() as u64;
+                let mut pipeline = redis::pipe();
+                for name in &page {
+                    pipeline.unlink(&[key(&format!("w:{name}")), key(&format!("i:{name}"))][..]).ignore();
+                }
+                pipeline.zrem(&due, &page).ignore();
+                redis.pipeline::<()>(&pipeline).await?;
+            }
+        }
+        let rest = [key("open"), key("parts")];
+        redis.command::<()>(redis::cmd("UNLINK").arg(&rest)).await?;
+        Ok(cleared)
     }
 
     /// Applies a plan for the records from one position to the next.
@@ -302,16 +353,19 @@ impl WindowStore {
         call.key(self.key("parts")).arg("names");
         let names: Vec<String> = self.redis.invoke(&call).await?;
         let parse = |name: String| {
-            let mut fields = name.splitn(3, '/');
+            let mut fields = name.splitn(4, '/');
             let mut part = || {
+                let closed = fields.next()?.parse().map(Millis).ok();
                 let by = fields.next()?.parse().ok()?;
                 let part = fields.next()?.parse().ok()?;
-                Some(SealedPart { name: name.clone(), by, part, key: WindowKey::parse(fields.next()?)? })
+                let key = WindowKey::parse(fields.next()?)?;
+                let boundary = closed.unwrap_or(key.window.start).max(key.window.start);
+                Some(SealedPart { boundary, name: name.clone(), by, part, key })
             };
             part().ok_or_else(|| StoreError::Damaged(format!("name of a part: `{name}`")))
         };
         let mut parts: Vec<SealedPart> = names.into_iter().map(parse).collect::<Result<_, _>>()?;
-        parts.sort_by_key(|part| (part.by, part.key.window.granularity));
+        parts.sort_by_key(SealedPart::position);
         Ok(parts)
     }
 
