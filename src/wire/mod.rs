@@ -11,7 +11,6 @@ pub mod poison;
 pub mod settings;
 pub mod state;
 mod text;
-pub mod waiting;
 pub mod window_log;
 
 pub use poison::{Poison, PoisonReason};

@@ -8,8 +8,6 @@ mod failures;
 mod messages;
 mod operations;
 mod oracle;
-mod parking;
-mod queue;
 mod rig;
 mod schemas;
 mod settings;

@@ -5,7 +5,6 @@ pub mod client;
 pub mod embedded;
 pub mod intake;
 pub mod publisher;
-pub mod reader;
 pub mod replay;
 pub mod tail;
 pub mod topic_id;

@@ -3,7 +3,6 @@
 pub mod connection;
 pub mod health;
 pub mod log;
-pub mod queue;
 pub mod server;
 pub mod windows;
 
