@@ -49,11 +49,6 @@ impl Process {
         stop: &CancellationToken,
     ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Unusable>)> {
         let (metrics, probes) = (Metrics::start()?, Probes::default());
-        let bound = http::serve(ops.http_addr, metrics.clone(), probes.clone(), stop.clone()).await;
-        let bound = bound.map_err(|error| {
-            anyhow::anyhow!("the address `{}` of --http-addr can't be opened: {error}", ops.http_addr)
-        })?;
-        tracing::info!(addr = %bound, "serving /metrics, /livez and /readyz");
         let topics = Topics::new(&kafka.topics);
         let publisher = Publisher::new(&kafka, embedded)?;
         let (sender, unusable) = mpsc::unbounded_channel();
@@ -66,6 +61,12 @@ impl Process {
             let reached = reached.load(Ordering::Relaxed);
             if reached { Ok(()) } else { Err("redis has not been reached yet".to_owned()) }
         });
+        // Only now: who asks whether it is ready must not be told so before it is known what that takes.
+        let bound = http::serve(ops.http_addr, metrics.clone(), probes.clone(), stop.clone()).await;
+        let bound = bound.map_err(|error| {
+            anyhow::anyhow!("the address `{}` of --http-addr can't be opened: {error}", ops.http_addr)
+        })?;
+        tracing::info!(addr = %bound, "serving /metrics, /livez and /readyz");
         let redis = Redis::connect(redis).await?;
         connected.store(true, Ordering::Relaxed);
         let failure = Arc::new(watch::Sender::new(None));
