@@ -79,6 +79,12 @@ impl Process {
         self.failure.send_replace(Some(reason));
     }
 
+    /// Ends the process if the task that holds the answer panics: its work would stand still, and nobody would know.
+    #[must_use]
+    pub fn watch_for_panic(&self, task: &'static str) -> PanicWatch {
+        PanicWatch { process: self.clone(), task }
+    }
+
     /// Waits for something that must end the process.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.subscribe();
@@ -87,6 +93,20 @@ impl Process {
             reason = failure.wait_for(Option::is_some) => {
                 reason.ok().and_then(|reason| reason.clone()).unwrap_or_default()
             }
+        }
+    }
+}
+
+/// See [`Process::watch_for_panic`].
+pub struct PanicWatch {
+    process: Process,
+    task: &'static str,
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.process.fail(format!("the task `{}` panicked", self.task));
         }
     }
 }

@@ -7,8 +7,8 @@ use bundlehook::io::clock;
 use serde_json::json;
 
 use crate::support::{
-    Answer, Behaviour, Request, Tenant, answer, hang, message_ids, ok, refuse, status, system, tenant,
-    webhook,
+    Answer, Behaviour, Outgoing, Request, Tenant, answer, event, hang, message_ids, ok, produce, receiver,
+    refuse, status, system, tenant, webhook,
 };
 
 const SECRETS: [&str; 2] =
@@ -253,4 +253,19 @@ async fn the_nth_failure_is_followed_by_the_nth_pause() {
         assert!((least..least + Duration::from_secs(2)).contains(pause), "{pauses:?}");
     }
     system.wait_done().await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_no_bundle_goes_untouched_to_the_dead_letters_and_the_next_one_goes_on() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let Some(system) = system(2_000).start(&[settings]).await else { return };
+    let strange = Outgoing::new("c", "not a body").header("bundlehook-version", "9");
+    produce(system.kafka.servers(), &system.topic("bundles"), [strange]).await;
+    system.publish(&[event("ws", "c", "1")]).await;
+
+    receiver.wait_for(|requests| requests.len() == 1, "the bundle behind it").await;
+    let letters = system.wait_records("dead-letters", |records| records.len() == 1).await;
+    assert_eq!(letters[0].value.as_deref(), Some(&b"not a body"[..]));
+    assert!(letters[0].header("detail").is_some_and(|detail| detail.contains("`bundlehook-version` is `9`")));
 }

@@ -102,6 +102,7 @@ async fn keep_unusable_settings(
     process: Process,
     mut unusable: tokio::sync::mpsc::UnboundedReceiver<Unusable>,
 ) {
+    let _watch = process.watch_for_panic("unusable settings");
     while let Some(record) = unusable.recv().await {
         let headers = [
             ("reason", record.poison.reason.as_str().to_owned()),
@@ -128,6 +129,7 @@ async fn keep_unusable_settings(
 impl Aggregate {
     /// Claims a partition and works on it, again and again, until it is revoked.
     async fn work(&self, mut feed: PartitionFeed) {
+        let _watch = self.process.watch_for_panic("partition of events");
         let stop = feed.stopped();
         let partition = feed.partition;
         let owned = self.process.metrics.partitions_owned.with_label_values(&["aggregate"]);

@@ -11,6 +11,7 @@ use crate::{
 /// Stores each activation that the log of settings shows and `webhook-states` does not hold yet. Several processes
 /// may store the same one: key and content are the same.
 pub(super) async fn keep(process: Process) {
+    let _watch = process.watch_for_panic("activations");
     let mut fresh = process.tail.watch();
     let mut stored = std::collections::HashMap::new();
     while fresh.changed().await.is_ok() {

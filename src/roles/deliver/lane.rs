@@ -11,7 +11,6 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
-use tracing::error;
 use uuid::Uuid;
 
 use super::{
@@ -163,6 +162,7 @@ impl Lane {
     }
 
     pub async fn run(mut self) {
+        let _watch = self.deliver.process.watch_for_panic("lane of a webhook");
         self.look().await;
         loop {
             self.dispatch().await;
@@ -173,7 +173,7 @@ impl Lane {
                 biased;
                 Some(done) = self.in_flight.join_next() => match done {
                     Ok((place, attempted)) => self.finish(place, attempted),
-                    Err(panic) => error!(webhook = %self.webhook, %panic, "an attempt died; its chat waits for a restart"),
+                    Err(panic) => self.deliver.process.fail(format!("an attempt died: {panic}")),
                 },
                 () = freed.notified() => {}
                 Some(queued) = self.inbox.recv() => self.queue(queued),

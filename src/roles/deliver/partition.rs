@@ -22,10 +22,15 @@ use crate::{
     flow::bundle_to_delivery::{Admission, Delivery, TakenIn, admit},
     io::{
         clock,
-        kafka::intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
+        kafka::{
+            intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
+            publisher::Outgoing,
+        },
     },
+    model::bundle::BundleHead,
     wire::{
-        bundle,
+        PoisonReason,
+        bundle::{self, BundleError},
         metadata::{DeliverMetadata, Metadata},
     },
 };
@@ -39,6 +44,7 @@ const READ_AHEAD: usize = 20_000;
 
 /// Claims a partition and works on it, again and again, until it is revoked.
 pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
+    let _watch = deliver.process.watch_for_panic("partition of bundles");
     let stop = feed.stopped();
     let owned = deliver.process.metrics.partitions_owned.with_label_values(&["deliver"]);
     owned.inc();
@@ -175,7 +181,10 @@ impl Worker {
             let Some(room) = self.room_for(feed, &record, stop).await? else {
                 return Ok(());
             };
-            self.take_one(&record, room);
+            match bundle::decode(record.headers.iter().copied()) {
+                Ok(head) => self.take_one(&record, head, room),
+                Err(problem) => self.refuse(&record, &problem).await?,
+            }
             self.position = record.offset + 1;
         }
         Ok(())
@@ -224,17 +233,35 @@ impl Worker {
         }
     }
 
-    fn take_one(&mut self, record: &Record<'_>, room: OwnedSemaphorePermit) {
+    /// A record that is no bundle, or of a later release, goes untouched to the dead letters.
+    async fn refuse(&self, record: &Record<'_>, problem: &BundleError) -> Result<(), String> {
+        let process = &self.deliver.process;
+        let reason = PoisonReason::InvalidField.as_str();
+        error!(partition = self.partition, offset = record.offset, %problem, "a record that is no bundle");
+        let headers = [
+            ("reason", reason.to_owned()),
+            ("detail", problem.to_string()),
+            ("topic", process.topics.bundles.clone()),
+            ("partition", self.partition.to_string()),
+            ("offset", record.offset.to_string()),
+            ("arrived-at", record.arrived.0.to_string()),
+        ];
+        let letter = Outgoing {
+            topic: &process.topics.dead_letters,
+            partition: None,
+            key: record.key.unwrap_or_default(),
+            value: record.value,
+            headers: &headers,
+        };
+        process.publisher.publish_and_wait(&letter).await.map_err(|error| error.to_string())?;
+        process.metrics.dead_letters.with_label_values(&[reason]).inc();
+        self.settlements.read(record.offset, None, true);
+        Ok(())
+    }
+
+    fn take_one(&mut self, record: &Record<'_>, head: BundleHead, room: OwnedSemaphorePermit) {
         let process = &self.deliver.process;
         process.metrics.bundles_read.inc();
-        let head = match bundle::decode(record.headers.iter().copied()) {
-            Ok(head) => head,
-            Err(problem) => {
-                error!(partition = self.partition, offset = record.offset, %problem, "a record that is no bundle");
-                self.settlements.read(record.offset, None, true);
-                return;
-            }
-        };
         let admission = admit(&mut self.taken_in, &head, &process.tail.directory());
         let recorded = self.recorded.remove(&record.offset).unwrap_or_default();
         let settled = recorded.settled || admission != Admission::Deliver;
