@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::model::{bundle::BundleHead, history::Directory, position::Highest};
+use crate::model::{bundle::BundleHead, history::Directory, position::Highest, time::Millis};
 
 /// A bundle on its way to its webhook.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Delivery {
     pub partition: i32,
     /// Its offset there.
     pub offset: i64,
+    /// The broker's timestamp of its record.
+    pub bundled_at: Millis,
     /// Attempts made so far.
     pub attempts: u32,
     /// How many of them the endpoint itself refused.

@@ -241,6 +241,7 @@ mod tests {
             body: Bytes::from_static(b"{}"),
             partition: 0,
             offset: 5,
+            bundled_at: Millis(0),
             attempts: 0,
             refusals: 0,
         }

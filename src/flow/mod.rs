@@ -5,4 +5,5 @@ pub mod bundle_to_delivery;
 pub mod delivery_to_outcome;
 pub mod event_to_window;
 pub mod outcome_to_notice;
+pub mod parked_to_delivery;
 pub mod window_to_bundle;

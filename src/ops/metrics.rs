@@ -141,6 +141,12 @@ metrics! {
     deliveries_waiting: IntGauge = "deliveries_waiting" ();
     /// Bytes of bundles that wait in memory.
     deliveries_waiting_bytes: IntGauge = "deliveries_waiting_bytes" ();
+    /// Bundles that are parked: they wait in the queue of their partition, with nothing in memory.
+    deliveries_parked: IntGaugeVec = "deliveries_parked" &["partition"];
+    /// Bundles parked, by reason; one that fails again is counted again.
+    parked: IntCounterVec = "parked_total" &["reason"];
+    /// Parked bundles that an attempt has settled.
+    drained: IntCounter = "drained_total" ();
     /// Requests in flight.
     requests_in_flight: IntGauge = "requests_in_flight" ();
     /// Attempts to deliver, by outcome.
@@ -172,7 +178,7 @@ impl Metrics {
     /// As [`Metrics::new`].
     pub fn start() -> prometheus::Result<Self> {
         use crate::{
-            model::{delivery::Outcome, event::Skip},
+            model::{delivery::Outcome, event::Skip, parked::Reason},
             wire::PoisonReason,
         };
         let metrics = Self::new()?;
@@ -187,16 +193,19 @@ impl Metrics {
         for outcome in Outcome::ALL {
             metrics.delivery_attempts.with_label_values(&[outcome.as_str()]);
         }
+        for reason in Reason::ALL {
+            metrics.parked.with_label_values(&[reason.as_str()]);
+        }
         for role in ["aggregate", "deliver"] {
             metrics.records_lost.with_label_values(&[role]);
             for cause in ["broker", "fenced"] {
                 metrics.commit_failures.with_label_values(&[role, cause]);
             }
         }
-        for operation in ["apply", "health"] {
+        for operation in ["apply", "health", "queue"] {
             metrics.redis_failures.with_label_values(&[operation, "busy"]);
         }
-        for result in ["delivered", "rejected", "dropped"] {
+        for result in ["delivered", "rejected", "dropped", "expired"] {
             metrics.bundles_settled.with_label_values(&[result]);
         }
         Ok(metrics)

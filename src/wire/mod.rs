@@ -11,6 +11,7 @@ pub mod poison;
 pub mod settings;
 pub mod state;
 mod text;
+pub mod waiting;
 pub mod window_log;
 
 pub use poison::{Poison, PoisonReason};

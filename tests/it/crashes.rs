@@ -119,7 +119,7 @@ async fn killing_deliver_while_deliveries_wait_for_a_retry_loses_nothing() {
     let events: Vec<_> =
         numbered(30).iter().enumerate().map(|(n, id)| event("ws", &format!("c{}", n % 6), id)).collect();
     system.publish(&events).await;
-    system.deliver.wait_sum("bundlehook_deliveries_waiting ", 30.0).await;
+    system.deliver.wait_sum("bundlehook_deliveries_parked{", 30.0).await;
     system
         .wait_records("delivery-attempts", |records| records.iter().any(|r| r.json()["counted"] == true))
         .await;

@@ -41,8 +41,10 @@ async fn the_eleventh_consecutive_failure_disables_the_webhook_with_one_event_an
         .into_iter()
         .filter(|attempt| attempt["counted"] == true)
         .collect();
-    let failures: Vec<_> = counted.iter().map(|attempt| attempt["failures"].clone()).collect();
-    assert_eq!(failures, (1..=11).map(Value::from).collect::<Vec<_>>());
+    let mut failures: Vec<_> = counted.iter().filter_map(|attempt| attempt["failures"].as_u64()).collect();
+    // The partitions take turns at being tried.
+    failures.sort_unstable();
+    assert_eq!(failures, (1..=11).collect::<Vec<_>>());
     let posts = tenant.posts("/none").len();
     assert!(posts <= 11 + 7, "only those in flight at the first failure come on top: {posts}");
 

@@ -8,6 +8,8 @@ mod failures;
 mod messages;
 mod operations;
 mod oracle;
+mod parking;
+mod queue;
 mod rig;
 mod schemas;
 mod settings;

@@ -5,6 +5,7 @@ pub mod client;
 pub mod embedded;
 pub mod intake;
 pub mod publisher;
+pub mod reader;
 pub mod replay;
 pub mod tail;
 pub mod topic_id;

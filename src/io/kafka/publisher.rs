@@ -49,6 +49,12 @@ impl AckGroup {
         self.0.pending.load(Ordering::Acquire) == 0
     }
 
+    /// Offset of the record that was acknowledged last.
+    #[must_use]
+    pub fn last_offset(&self) -> i64 {
+        self.0.offset.load(Ordering::Acquire)
+    }
+
     /// Waits until every record is acknowledged. A record that can't be is fatal for the process, so this need not
     /// end then.
     pub async fn complete(&self) {
@@ -185,7 +191,7 @@ impl Publisher {
         let group = AckGroup::default();
         self.publish(record, &group).await?;
         group.complete().await;
-        Ok(group.0.offset.load(Ordering::Acquire))
+        Ok(group.last_offset())
     }
 
     /// How far the brokers' clock is ahead of the host's, in milliseconds, by the last acknowledgement, and when that

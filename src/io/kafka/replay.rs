@@ -1,11 +1,15 @@
 //! Reading a stretch of one partition, apart from any consumer group.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
+    message::{BorrowedMessage, Headers},
 };
 
 use super::client::{LoggingContext, with_properties};
@@ -17,15 +21,25 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 const STALLED: Duration = Duration::from_mins(1);
 
 /// A record of the stretch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Replayed<'a> {
     pub offset: i64,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
+    message: &'a BorrowedMessage<'a>,
 }
 
-/// Reads a partition from an offset to the end that it has now, and returns that end. What was deleted below its
-/// beginning is passed over.
+impl<'a> Replayed<'a> {
+    /// A header as text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        let header = self.message.headers()?.iter().find(|header| header.key == name)?;
+        std::str::from_utf8(header.value?).ok()
+    }
+}
+
+/// Reads a partition from an offset to the end that it has now, or until it is told to break off, and returns that end.
+/// What was deleted below its beginning is passed over.
 ///
 /// # Errors
 /// If the broker does not answer, or nothing more comes for a minute.
@@ -34,7 +48,7 @@ pub async fn replay(
     topic: &str,
     partition: i32,
     from: i64,
-    take: impl FnMut(&Replayed<'_>) + Send + 'static,
+    take: impl FnMut(&Replayed<'_>) -> ControlFlow<()> + Send + 'static,
 ) -> Result<i64, KafkaError> {
     let mut config = super::client_config(settings);
     config
@@ -57,7 +71,7 @@ fn read(
     topic: &str,
     partition: i32,
     from: i64,
-    mut take: impl FnMut(&Replayed<'_>),
+    mut take: impl FnMut(&Replayed<'_>) -> ControlFlow<()>,
 ) -> Result<i64, KafkaError> {
     let (low, end) = consumer.fetch_watermarks(topic, partition, REQUEST_WAIT)?;
     let from = from.max(low);
@@ -74,7 +88,10 @@ fn read(
                 progress = Instant::now();
                 if message.offset() < end {
                     let (key, value) = (message.key(), message.payload());
-                    take(&Replayed { offset: message.offset(), key, value });
+                    let replayed = Replayed { offset: message.offset(), key, value, message: &message };
+                    if take(&replayed).is_break() {
+                        return Ok(end);
+                    }
                 }
                 if message.offset() + 1 >= end {
                     return Ok(end);

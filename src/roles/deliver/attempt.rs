@@ -9,11 +9,7 @@ use std::{
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{
-    Deliver,
-    lane::{Queued, RequestSlot},
-    settlements::InFlight,
-};
+use super::{Deliver, queued::Queued, settlements::InFlight, slots::RequestSlot};
 use crate::{
     flow::{
         delivery_to_outcome::{self, Ended, Reply, Request},
@@ -21,7 +17,7 @@ use crate::{
     },
     io::{
         StoreError, clock,
-        kafka::publisher::Outgoing,
+        kafka::publisher::{AckGroup, Outgoing},
         redis::health::{Seen, initial},
     },
     model::{
@@ -150,7 +146,7 @@ impl Deliver {
         }
     }
 
-    async fn wait_for_redis(&self, operation: &str, error: &StoreError) {
+    pub(super) async fn wait_for_redis(&self, operation: &str, error: &StoreError) {
         self.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
         warn!(operation, %error, "waiting for redis");
         tokio::time::sleep(BUSY_PAUSE).await;
@@ -181,23 +177,28 @@ impl Deliver {
             headers: &[],
         };
         let offset = self.publish(&outgoing).await;
-        queued.settlements.recorded(offset + 1);
+        queued.parking.settlements().recorded(offset + 1);
         // A view: what is missing there is rebuilt from the topic.
         if let Err(error) = self.log.push(webhook, record).await {
             warn!(%webhook, %error, "an attempt is missing in the log of its webhook");
         }
     }
 
+    /// Publishes into a group. What can't be published ends the process.
+    pub(super) async fn publish_into(&self, record: &Outgoing<'_>, group: &AckGroup) {
+        if let Err(error) = self.process.publisher.publish(record, group).await {
+            let reason = format!("a record for `{}` could not be published: {error}", record.topic);
+            self.process.fail(reason);
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Publishes, waits for the acknowledgement, and returns the offset. What can't be published ends the process.
     async fn publish(&self, record: &Outgoing<'_>) -> i64 {
-        match self.process.publisher.publish_and_wait(record).await {
-            Ok(offset) => offset,
-            Err(error) => {
-                let reason = format!("a record for `{}` could not be published: {error}", record.topic);
-                self.process.fail(reason);
-                std::future::pending().await
-            }
-        }
+        let group = AckGroup::default();
+        self.publish_into(record, &group).await;
+        group.complete().await;
+        group.last_offset()
     }
 
     /// Publishes what stands in the outbox, then clears it. After a crash in between, whoever sees it next publishes

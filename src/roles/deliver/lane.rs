@@ -1,162 +1,143 @@
 //! The lane of one webhook in one process: one POST a chat at a time, several chats in parallel, one probe at a time
-//! while the circuit is tripped.
+//! while the circuit is tripped. What can't go soon is parked, and pulled again in order.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use uuid::Uuid;
 
 use super::{
     Deliver,
     attempt::{Attempted, SharedSeen, span_until},
-    settlements::Settlements,
+    chats::Chats,
+    drain::{Fetched, PAGE_BYTES, What, Wish},
+    parking::Parking,
+    queued::Queued,
+    slots::{RequestSlot, RequestSlots},
 };
 use crate::{
-    flow::bundle_to_delivery::Delivery,
+    flow::parked_to_delivery::{Fate, fate},
     io::{clock, redis::health::Seen},
     model::{
         delivery::Settlement,
-        health::{Circuit, Permission},
+        health::{Circuit, Health, Permission},
         history::Current,
-        ids::{ChatId, WebhookId, WorkspaceId},
+        ids::WebhookId,
+        parked::{Parked, Reason},
+        ramp::Ramp,
+        webhook::Activation,
     },
-    ops::metrics::Metrics,
 };
 
 /// A lane without work ends after so long.
 const IDLE: Duration = Duration::from_mins(1);
 /// At most so many attempts of a lane are between their answer and their record.
 const MOST_ATTEMPTS: usize = 128;
-/// How often a lane that waits looks at its webhook's settings and health.
+/// How often a lane that waits looks at its webhook's settings.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it looks at its webhook's health, and for what has expired, if nothing else makes it.
+const SWEEP: Duration = Duration::from_secs(30);
+/// Most bytes that a lane lets wait in memory.
+const LANE_BYTES: usize = 1024 * 1024;
+/// Longest that a delivery waits in memory before its offset may move on.
+const IN_MEMORY: Duration = Duration::from_secs(30);
+/// Most deliveries of a page.
+const PAGE: usize = 64;
 
-/// A delivery that waits in memory.
-pub(super) struct Queued {
-    pub delivery: Delivery,
-    pub settlements: Settlements,
-    _room: OwnedSemaphorePermit,
-    counted: Waiting,
+/// What a lane is told.
+pub(super) enum Message {
+    /// A delivery that was just read.
+    Offered(Box<Queued>),
+    /// Its webhook has deliveries parked there.
+    Parked(Parking),
 }
 
-/// Counts a delivery as waiting as long as it lives.
-struct Waiting {
-    metrics: Metrics,
-    bytes: i64,
+/// A queue that the lane drains.
+struct Source {
+    parking: Parking,
+    /// Everything up to this bundle offset was pulled.
+    after: i64,
+    /// What was pulled and is in memory or in flight.
+    taken: HashSet<i64>,
+    /// Changes when what is being fetched is out of date.
+    epoch: u64,
+    /// There was nothing more to pull.
+    at_end: bool,
+    /// More was parked since the last fetch began.
+    has_more: bool,
+    /// The first that waited when it was looked at last.
+    front: Option<Parked>,
+    sweep_at: Instant,
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.metrics.deliveries_waiting.dec();
-        self.metrics.deliveries_waiting_bytes.sub(self.bytes);
-    }
-}
-
-impl Queued {
-    pub fn new(
-        delivery: Delivery,
-        settlements: Settlements,
-        room: OwnedSemaphorePermit,
-        metrics: &Metrics,
-    ) -> Self {
-        let counted = Waiting { metrics: metrics.clone(), bytes: delivery.body.len() as i64 };
-        metrics.deliveries_waiting.inc();
-        metrics.deliveries_waiting_bytes.add(counted.bytes);
-        Self { delivery, settlements, _room: room, counted }
-    }
-
-    fn chat(&self) -> Chat {
-        (self.delivery.head.workspace_id.clone(), self.delivery.head.chat_id.clone())
-    }
-
-    /// It is done with.
-    fn settle(self) {
-        self.settlements.settle(self.delivery.offset);
-        drop(self.counted);
-    }
-}
-
-/// A chat is identified by workspace and chat id together.
-type Chat = (WorkspaceId, ChatId);
-
-/// The deliveries of a chat, oldest first.
-#[derive(Default)]
-struct ChatQueue {
-    waiting: VecDeque<(u64, Queued)>,
-    /// Its place in the lane while its oldest delivery is in flight.
-    busy: bool,
-}
-
-/// Slots for the requests of a lane that are in flight.
-struct RequestSlots {
-    slots: Arc<Semaphore>,
-    freed: Arc<Notify>,
-}
-
-/// A request in flight.
-pub(super) struct RequestSlot {
-    slot: Option<OwnedSemaphorePermit>,
-    freed: Arc<Notify>,
-}
-
-impl RequestSlots {
-    fn new(most: u16) -> Self {
-        Self { slots: Arc::new(Semaphore::new(usize::from(most))), freed: Arc::default() }
+impl Source {
+    fn new(parking: Parking) -> Self {
+        let (taken, sweep_at) = (HashSet::new(), Instant::now());
+        Self { parking, after: -1, taken, epoch: 0, at_end: false, has_more: false, front: None, sweep_at }
     }
 
-    fn take(&self) -> Option<RequestSlot> {
-        let slot = self.slots.clone().try_acquire_owned().ok()?;
-        Some(RequestSlot { slot: Some(slot), freed: self.freed.clone() })
-    }
-}
-
-impl Drop for RequestSlot {
-    fn drop(&mut self) {
-        // Free before the lane looks.
-        drop(self.slot.take());
-        self.freed.notify_one();
+    /// What was pulled goes back: pulling begins anew.
+    fn rewind(&mut self, webhook: &WebhookId) {
+        self.parking.pulled(webhook, None);
+        self.after = -1;
+        self.epoch += 1;
+        self.at_end = false;
     }
 }
 
 pub(super) struct Lane {
     deliver: Arc<Deliver>,
     webhook: WebhookId,
-    inbox: mpsc::UnboundedReceiver<Queued>,
-    chats: HashMap<Chat, ChatQueue>,
-    /// Chats whose oldest delivery may go, by how long it has waited.
-    ready: BTreeMap<u64, Chat>,
-    next_place: u64,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    chats: Chats,
+    /// By partition.
+    sources: BTreeMap<i32, Source>,
+    /// Where the last page came from.
+    last_pulled: i32,
+    /// At most one at a time.
+    fetches: JoinSet<Fetched>,
     /// Attempts, from the request to what follows it.
-    in_flight: JoinSet<(u64, Attempted)>,
-    /// Slots for requests; free again as soon as the answer is there.
+    in_flight: JoinSet<Attempted>,
+    /// Slots for requests; free again as soon as a success is there, or a failure is taken in.
     requests: RequestSlots,
+    ramp: Ramp,
     seen: SharedSeen,
-    /// As far as this lane knows.
+    /// As far as this lane knows, after the outcome of this number.
     circuit: Circuit,
+    outcome: u64,
+    activation: Activation,
+    looked_at: Instant,
+    tick_at: Instant,
+    idle_since: Option<Instant>,
     /// Not before then.
     wait_until: Option<Instant>,
 }
 
 impl Lane {
-    pub fn new(deliver: Arc<Deliver>, webhook: WebhookId, inbox: mpsc::UnboundedReceiver<Queued>) -> Self {
-        let requests = RequestSlots::new(deliver.settings.lane_requests);
+    pub fn new(deliver: Arc<Deliver>, webhook: WebhookId, inbox: mpsc::UnboundedReceiver<Message>) -> Self {
+        let ramp = Ramp::new(usize::from(deliver.settings.lane_requests));
         Self {
             deliver,
             webhook,
             inbox,
-            chats: HashMap::new(),
-            ready: BTreeMap::new(),
-            next_place: 0,
+            chats: Chats::default(),
+            sources: BTreeMap::new(),
+            last_pulled: -1,
+            fetches: JoinSet::new(),
             in_flight: JoinSet::new(),
-            requests,
+            requests: RequestSlots::default(),
+            ramp,
             seen: Arc::new(Mutex::new(Seen::default())),
             circuit: Circuit::Healthy,
+            outcome: 0,
+            activation: Activation::default(),
+            looked_at: Instant::now(),
+            tick_at: Instant::now() + LOOK,
+            idle_since: None,
             wait_until: None,
         }
     }
@@ -165,63 +146,290 @@ impl Lane {
         let _watch = self.deliver.process.watch_for_panic("lane of a webhook");
         self.look().await;
         loop {
+            // Also where there is so much to do that nothing is ever waited for.
+            if self.tick_at <= Instant::now() && self.tick().await {
+                return;
+            }
             self.dispatch().await;
-            let idle = self.chats.is_empty() && self.in_flight.is_empty();
+            self.fetch();
             let freed = self.requests.freed.clone();
-            let wake = self.wait_until.unwrap_or_else(|| Instant::now() + if idle { IDLE } else { LOOK });
+            let wake = self.wake();
             tokio::select! {
                 biased;
                 Some(done) = self.in_flight.join_next() => match done {
-                    Ok((place, attempted)) => self.finish(place, attempted),
+                    Ok(attempted) => self.finish(attempted),
                     Err(panic) => self.deliver.process.fail(format!("an attempt died: {panic}")),
                 },
                 () = freed.notified() => {}
-                Some(queued) = self.inbox.recv() => self.queue(queued),
-                () = tokio::time::sleep_until(wake.into()) => {
-                    self.wait_until = None;
-                    if idle && self.deliver.retire(&self.webhook, &self.inbox) {
-                        return;
-                    }
-                }
+                Some(message) = self.inbox.recv() => self.take(message),
+                Some(fetched) = self.fetches.join_next() => match fetched {
+                    Ok(fetched) => self.take_fetched(fetched),
+                    Err(panic) => self.deliver.process.fail(format!("the reading of a queue died: {panic}")),
+                },
+                () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
     }
 
+    fn is_idle(&self) -> bool {
+        self.chats.is_empty()
+            && self.in_flight.is_empty()
+            && self.fetches.is_empty()
+            && !self.sources.values().any(|source| source.parking.holds(&self.webhook))
+    }
+
+    /// When there may be something to do again.
+    fn wake(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.is_idle() {
+            self.idle_since.get_or_insert(now);
+        } else {
+            self.idle_since = None;
+            self.tick_at = self.tick_at.min(now + LOOK);
+        }
+        self.wait_until = self.wait_until.filter(|until| *until > now);
+        let due = match self.circuit {
+            // What is due but can't be fetched now is tried again at the next look.
+            Circuit::Tripped { next_at, .. } if self.chats.waiting() == 0 && self.in_flight.is_empty() => {
+                Some(span_until(next_at)).filter(|span| !span.is_zero()).map(|span| now + span)
+            }
+            _ => None,
+        };
+        [due, self.wait_until].into_iter().flatten().fold(self.tick_at, Instant::min)
+    }
+
+    /// Looks around. True if the lane has ended.
+    async fn tick(&mut self) -> bool {
+        let now = Instant::now();
+        self.tick_at = now + if self.is_idle() { IDLE } else { LOOK };
+        self.sources.retain(|_, source| !source.parking.is_over());
+        drop(self.chats.take_where(Queued::is_over));
+        self.drop_unwanted();
+        self.park_overdue();
+        let waits = self.circuit != Circuit::Healthy || !self.sources.is_empty();
+        let enabled = self.current().is_some_and(|current| current.activation > self.activation);
+        if enabled || (waits && now.duration_since(self.looked_at) >= SWEEP) {
+            self.look().await;
+        }
+        let rested = self.idle_since.is_some_and(|since| since.elapsed() >= IDLE);
+        rested && self.is_idle() && self.deliver.retire(&self.webhook, &self.inbox)
+    }
+
     /// Reads the health, and publishes what another process left in the outbox.
     async fn look(&mut self) {
+        self.looked_at = Instant::now();
         let Some(current) = self.current() else { return };
         let ((), health) = self.deliver.update_health(&current, &self.seen, |_| ()).await;
         let health = self.deliver.publish_notices(&current, health, &self.seen).await;
-        self.circuit = health.circuit;
+        self.activation = current.activation;
+        self.set_circuit(&health);
     }
 
     fn current(&self) -> Option<Current> {
         self.deliver.process.tail.directory().current(&self.webhook)
     }
 
-    fn queue(&mut self, queued: Queued) {
-        let place = self.next_place;
-        self.next_place += 1;
-        let chat = queued.chat();
-        let queue = self.chats.entry(chat.clone()).or_default();
-        if queue.waiting.is_empty() && !queue.busy {
-            self.ready.insert(place, chat);
+    /// Takes in what is known of the health by now.
+    fn set_circuit(&mut self, health: &Health) {
+        if health.number < self.outcome {
+            return;
         }
-        queue.waiting.push_back((place, queued));
+        self.outcome = health.number;
+        let was_healthy = self.circuit == Circuit::Healthy;
+        let was_disabled = matches!(self.circuit, Circuit::Disabled { .. });
+        self.circuit = health.circuit;
+        match self.circuit {
+            Circuit::Healthy if !was_healthy => {
+                self.ramp.restart();
+                self.wait_until = None;
+                self.sources.values_mut().for_each(|source| source.at_end = false);
+            }
+            Circuit::Tripped { .. } if was_healthy => self.unload(None, Reason::Tripped),
+            Circuit::Disabled { .. } if !was_disabled => self.unload(None, Reason::Disabled),
+            _ => {}
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Offered(queued) => self.offered(*queued),
+            Message::Parked(parking) => {
+                let partition = parking.partition();
+                let known = self.sources.get_mut(&partition);
+                match known.filter(|source| source.parking.token() == parking.token()) {
+                    Some(source) => {
+                        (source.at_end, source.has_more) = (false, true);
+                        if source.front.is_none() {
+                            source.sweep_at = Instant::now();
+                        }
+                    }
+                    None => drop(self.sources.insert(partition, Source::new(parking))),
+                }
+            }
+        }
+    }
+
+    /// Keeps a delivery in memory if it may go soon, or parks it.
+    fn offered(&mut self, queued: Queued) {
+        let reason = match self.circuit {
+            Circuit::Tripped { .. } => Reason::Tripped,
+            Circuit::Disabled { .. } => Reason::Disabled,
+            Circuit::Healthy if !queued.parking.can_pass(&self.webhook) => Reason::LaneFull,
+            Circuit::Healthy if self.chats.bytes() + queued.delivery.body.len() > LANE_BYTES => self.full(),
+            Circuit::Healthy => return self.chats.push(queued),
+        };
+        let partition = queued.parking.partition();
+        queued.park(reason, None);
+        // Those of its partition that were pulled may be later ones of its chat, and what stands behind those, too.
+        if self.chats.any(|other| other.is_parked() && other.parking.partition() == partition) {
+            self.unload(Some(partition), reason);
+        } else if let Some(source) = self.sources.get_mut(&partition) {
+            source.rewind(&self.webhook);
+        }
+    }
+
+    /// Why a lane without room has none.
+    fn full(&self) -> Reason {
+        let limited = self.current().is_some_and(|current| current.webhook.max_per_second.is_some());
+        if limited { Reason::Rate } else { Reason::LaneFull }
+    }
+
+    /// Parks everything that waits in memory, or everything of one partition. What is parked already is forgotten until
+    /// it is pulled again.
+    fn unload(&mut self, partition: Option<i32>, reason: Reason) {
+        let is_it = |queued: &Queued| partition.is_none_or(|only| only == queued.parking.partition());
+        for queued in self.chats.take_where(is_it) {
+            if queued.is_parked() {
+                self.forget(&queued);
+            } else {
+                queued.park(reason, None);
+            }
+        }
+        let sources = self.sources.values_mut();
+        let of = |source: &&mut Source| partition.is_none_or(|only| only == source.parking.partition());
+        sources.filter(of).for_each(|source| source.rewind(&self.webhook));
+    }
+
+    /// A delivery that was pulled is in memory no more.
+    fn forget(&mut self, queued: &Queued) {
+        let source = self.sources.get_mut(&queued.parking.partition());
+        if let Some(source) = source.filter(|source| queued.is_of(&source.parking)) {
+            source.taken.remove(&queued.delivery.offset);
+        }
+    }
+
+    /// Lets the source's offset move on past what waits for long.
+    fn park_overdue(&mut self) {
+        let is_overdue = |queued: &Queued| !queued.is_parked() && queued.since.elapsed() >= IN_MEMORY;
+        let mut partitions = HashSet::new();
+        self.chats.any(|queued| {
+            if is_overdue(queued) {
+                partitions.insert(queued.parking.partition());
+            }
+            false
+        });
+        for partition in partitions {
+            self.unload(Some(partition), self.full());
+        }
+    }
+
+    /// Fetches what can go next, if there is room for it.
+    fn fetch(&mut self) {
+        if !self.fetches.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(partition) = self.to_sweep(now) {
+            let Some((source, wish)) = self.wish(partition) else { return };
+            source.sweep_at = now + SWEEP;
+            self.fetches.spawn(self.deliver.clone().sweep(wish));
+            return;
+        }
+        let most = self.wanted();
+        if let Some(partition) = self.to_pull().filter(|_| most > 0) {
+            self.last_pulled = partition;
+            let Some((source, wish)) = self.wish(partition) else { return };
+            let after = source.after;
+            source.has_more = false;
+            self.fetches.spawn(self.deliver.clone().pull(wish, after, most));
+        }
+    }
+
+    fn wish(&mut self, partition: i32) -> Option<(&mut Source, Wish)> {
+        let source = self.sources.get_mut(&partition)?;
+        let (parking, webhook) = (source.parking.clone(), self.webhook.clone());
+        let wish = Wish { parking, webhook, epoch: source.epoch, taken: source.taken.clone() };
+        Some((source, wish))
+    }
+
+    /// A queue whose first may have to end its waiting.
+    fn to_sweep(&self, now: Instant) -> Option<i32> {
+        let directory = self.deliver.process.tail.directory();
+        let is_due = |source: &Source| {
+            let ends = |front: &Parked| fate(front, &self.webhook, &directory, clock::now()) != Fate::Waits;
+            (source.sweep_at <= now || source.front.as_ref().is_some_and(ends))
+                && source.parking.holds(&self.webhook)
+        };
+        self.sources.iter().find(|(_, source)| is_due(source)).map(|(partition, _)| *partition)
+    }
+
+    /// How many deliveries there is room for.
+    fn wanted(&self) -> usize {
+        let waiting = self.chats.waiting();
+        match self.circuit {
+            Circuit::Healthy => {
+                let has_room = waiting < 2 * self.ramp.allowed() && (self.chats.bytes() as u64) < PAGE_BYTES;
+                if has_room { (4 * self.ramp.allowed()).min(PAGE) } else { 0 }
+            }
+            Circuit::Tripped { next_at, .. } => {
+                usize::from(clock::now() >= next_at && waiting == 0 && self.in_flight.is_empty())
+            }
+            Circuit::Disabled { .. } => 0,
+        }
+    }
+
+    /// The next queue in turn that has more.
+    fn to_pull(&self) -> Option<i32> {
+        let has_more = |(_, source): &(&i32, &Source)| {
+            !source.at_end && !source.parking.is_over() && source.parking.holds(&self.webhook)
+        };
+        let later = self.sources.range(self.last_pulled + 1..).find(has_more);
+        later.or_else(|| self.sources.iter().find(has_more)).map(|(partition, _)| *partition)
+    }
+
+    fn take_fetched(&mut self, fetched: Fetched) {
+        let Some(source) = self.sources.get_mut(&fetched.partition) else { return };
+        if source.parking.token() != fetched.token {
+            return;
+        }
+        match fetched.what {
+            What::Over => drop(self.sources.remove(&fetched.partition)),
+            What::Swept(front) => source.front = front,
+            What::Pulled { .. } if source.epoch != fetched.epoch => {}
+            What::Pulled { deliveries, after, at_end } => {
+                (source.after, source.at_end) = (after, at_end && !source.has_more);
+                for queued in deliveries {
+                    source.taken.insert(queued.delivery.offset);
+                    self.chats.push(queued);
+                }
+                let taken = Some(source.taken.len()).filter(|_| at_end);
+                source.parking.pulled(&self.webhook, taken);
+            }
+        }
     }
 
     /// Starts what may go now.
     async fn dispatch(&mut self) {
-        while !self.ready.is_empty() && self.wait_until.is_none_or(|until| until <= Instant::now()) {
+        while self.wait_until.is_none_or(|until| until <= Instant::now()) {
             self.drop_unwanted();
-            let Some(current) = self.current().filter(|_| !self.ready.is_empty()) else {
+            let Some(current) = self.current().filter(|_| self.chats.first().is_some()) else {
                 return;
             };
             let healthy = self.circuit == Circuit::Healthy;
             if self.in_flight.len() >= if healthy { MOST_ATTEMPTS } else { 1 } {
                 return;
             }
-            let Some(slot) = self.requests.take() else { return };
+            let Some(slot) = self.requests.take(self.ramp.allowed()) else { return };
             let Some(lease) = self.permission(&current).await else {
                 return;
             };
@@ -236,9 +444,10 @@ impl Lane {
         let permission = if self.circuit == Circuit::Healthy && current.disabled.is_none() {
             Permission::Go
         } else {
-            let ask = |health: &mut crate::model::health::Health| health.permit(token, clock::now(), lease);
+            let ask = |health: &mut Health| health.permit(token, clock::now(), lease);
             let (permission, health) = self.deliver.update_health(current, &self.seen, ask).await;
-            self.circuit = health.circuit;
+            self.activation = current.activation;
+            self.set_circuit(&health);
             permission
         };
         match permission {
@@ -257,82 +466,57 @@ impl Lane {
 
     /// Starts the delivery that has waited longest of those that may go.
     fn start(&mut self, current: Current, lease: Option<Uuid>, slot: RequestSlot) {
-        let Some((place, chat)) = self.ready.pop_first() else {
+        let Some(queued) = self.chats.start_first() else {
             return;
         };
-        let Some(queue) = self.chats.get_mut(&chat) else {
-            return;
+        let Some(in_flight) = queued.parking.settlements().begin() else {
+            return self.chats.free(&queued.chat());
         };
-        let Some((_, queued)) = queue.waiting.pop_front() else {
-            return;
-        };
-        let Some(in_flight) = queued.settlements.begin() else {
-            self.advance(&chat);
-            return;
-        };
-        queue.busy = true;
         if let Some(rate) = current.webhook.max_per_second {
             self.wait_until = Some(Instant::now() + Duration::from_secs(1) / u32::from(rate));
         }
         let attempt =
             self.deliver.clone().attempt(queued, current, lease, self.seen.clone(), in_flight, slot);
-        self.in_flight.spawn(async move { (place, attempt.await) });
+        self.in_flight.spawn(attempt);
     }
 
     /// Drops what the owner no longer wants, and forgets what belongs to a partition that was given up.
     fn drop_unwanted(&mut self) {
-        let metrics = self.deliver.process.metrics.clone();
-        while let Some((_, chat)) = self.ready.first_key_value() {
-            let chat = chat.clone();
-            let Some((_, queued)) = self.chats.get(&chat).and_then(|queue| queue.waiting.front()) else {
-                return;
-            };
+        while let Some(first) = self.chats.first() {
             let dropped = {
                 let directory = self.deliver.process.tail.directory();
-                directory.owner_dropped(&self.webhook, queued.delivery.head.arrived_at)
+                directory.owner_dropped(&self.webhook, first.delivery.head.arrived_at)
                     || directory.current(&self.webhook).is_none()
             };
-            if !dropped && !queued.settlements.is_revoked() {
+            if !dropped && !first.is_over() {
                 return;
             }
-            self.ready.pop_first();
-            let removed = self.chats.get_mut(&chat).and_then(|queue| queue.waiting.pop_front());
-            if let Some((_, queued)) = removed.filter(|(_, queued)| !queued.settlements.is_revoked()) {
-                metrics.bundles_settled.with_label_values(&["dropped"]).inc();
-                queued.settle();
+            let Some(queued) = self.chats.start_first() else { return };
+            let chat = queued.chat();
+            self.forget(&queued);
+            if !queued.is_over() {
+                queued.settle(Some("dropped"), None);
             }
-            self.advance(&chat);
+            self.chats.free(&chat);
         }
     }
 
-    /// Lets the next delivery of a chat get ready, or forgets the chat.
-    fn advance(&mut self, chat: &Chat) {
-        let Some(queue) = self.chats.get_mut(chat) else {
-            return;
-        };
-        queue.busy = false;
-        match queue.waiting.front() {
-            Some((place, _)) => {
-                self.ready.insert(*place, chat.clone());
-            }
-            None => {
-                self.chats.remove(chat);
-            }
+    fn finish(&mut self, attempted: Attempted) {
+        let Attempted { queued, settlement, health, in_flight, slot } = attempted;
+        let (chat, partition) = (queued.chat(), queued.parking.partition());
+        if settlement == Settlement::Delivered {
+            self.ramp.succeeded();
         }
-    }
-
-    fn finish(&mut self, place: u64, attempted: Attempted) {
-        let Attempted { queued, settlement, health, in_flight, slot: _slot } = attempted;
-        self.circuit = health.circuit;
-        let chat = queued.chat();
+        self.forget(&queued);
         if settlement == Settlement::Open {
-            if let Some(queue) = self.chats.get_mut(&chat) {
-                queue.waiting.push_front((place, queued));
-            }
+            queued.park(Reason::Retry, Some(in_flight));
+            // Nothing of its chat may overtake it.
+            self.unload(Some(partition), Reason::LaneFull);
         } else {
-            queued.settle();
+            queued.settle(None, Some(in_flight));
         }
-        drop(in_flight);
-        self.advance(&chat);
+        self.chats.free(&chat);
+        self.set_circuit(&health);
+        drop(slot);
     }
 }

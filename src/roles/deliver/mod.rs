@@ -2,10 +2,18 @@
 
 mod activations;
 mod attempt;
+mod bodies;
+mod chats;
+mod drain;
 mod lane;
+mod parker;
+mod parking;
 mod partition;
+mod queued;
 mod recorded;
+mod restore;
 mod settlements;
+mod slots;
 
 use std::{
     collections::HashMap,
@@ -14,7 +22,11 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc};
 
-use self::lane::{Lane, Queued};
+use self::{
+    lane::{Lane, Message},
+    parking::Parking,
+    queued::Queued,
+};
 use super::process::Process;
 use crate::{
     config::{DeliverySettings, StartFrom},
@@ -39,7 +51,7 @@ struct Deliver {
     requests: tokio::runtime::Handle,
     /// Room for bundles that wait, in KiB.
     memory: Arc<Semaphore>,
-    lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Queued>>>,
+    lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Message>>>,
 }
 
 /// Starts the role. It runs until the intake is stopped. `requests` is the runtime that requests run on.
@@ -79,27 +91,37 @@ pub fn start(
 }
 
 impl Deliver {
-    /// Hands a delivery to the lane of its webhook, which begins if there is none.
+    /// Hands a delivery to the lane of its webhook.
     fn offer(self: &Arc<Self>, queued: Queued) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let webhook = queued.delivery.head.webhook_id.clone();
-        let queued = match lanes.get(&webhook) {
-            Some(lane) => match lane.send(queued) {
+        self.send(&webhook, Message::Offered(Box::new(queued)));
+    }
+
+    /// Tells the lane of a webhook that it has deliveries parked.
+    fn tell(self: &Arc<Self>, webhook: &WebhookId, parking: &Parking) {
+        self.send(webhook, Message::Parked(parking.clone()));
+    }
+
+    /// Sends to the lane of a webhook, which begins if there is none.
+    fn send(self: &Arc<Self>, webhook: &WebhookId, message: Message) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = match lanes.get(webhook) {
+            Some(lane) => match lane.send(message) {
                 Ok(()) => return,
                 // Its task died; the panic was reported.
                 Err(returned) => returned.0,
             },
-            None => queued,
+            None => message,
         };
         let (sender, inbox) = mpsc::unbounded_channel();
         // Just created: its receiver is alive.
-        let _ = sender.send(queued);
+        let _ = sender.send(message);
         lanes.insert(webhook.clone(), sender);
-        tokio::spawn(Lane::new(self.clone(), webhook, inbox).run());
+        tokio::spawn(Lane::new(self.clone(), webhook.clone(), inbox).run());
     }
 
     /// Ends a lane that has nothing to do, unless something was offered to it meanwhile.
-    fn retire(&self, webhook: &WebhookId, inbox: &mpsc::UnboundedReceiver<Queued>) -> bool {
+    fn retire(&self, webhook: &WebhookId, inbox: &mpsc::UnboundedReceiver<Message>) -> bool {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = inbox.is_empty();
         if idle {

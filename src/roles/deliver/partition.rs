@@ -1,20 +1,24 @@
-//! The work on one partition of `bundles`: records are read, repeats are dropped, deliveries go to their lanes, and
-//! the contiguous prefix of what is settled is committed.
+//! The work on one partition of `bundles`: records are read, repeats are dropped, deliveries go to their lanes or are
+//! parked, and the contiguous prefix of what is settled or parked is committed.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
     Deliver,
-    lane::Queued,
-    recorded::{self, Recorded, RecordedAttempts},
+    bodies::Bodies,
+    parker,
+    parking::Parking,
+    queued::Queued,
+    recorded::{self, RecordedAttempts},
+    restore::{Restored, Restoring},
     settlements::Settlements,
 };
 use crate::{
@@ -26,12 +30,17 @@ use crate::{
             intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
             publisher::Outgoing,
         },
+        redis::queue::QueueStore,
     },
-    model::bundle::BundleHead,
+    model::{
+        bundle::BundleHead,
+        parked::{Parked, Reason},
+    },
     wire::{
         PoisonReason,
         bundle::{self, BundleError},
         metadata::{DeliverMetadata, Metadata},
+        waiting::Owner,
     },
 };
 
@@ -51,12 +60,16 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
     while !stop.is_cancelled() {
         // Ends the deliveries of this claim, however it ends.
         let claim = stop.child_token();
-        let ended = match Worker::claim(deliver.clone(), &mut feed, claim.clone()).await {
+        let claiming = Worker::claim(deliver.clone(), &mut feed, claim.clone());
+        let claimed = tokio::select! {
+            claimed = claiming => claimed,
+            () = stop.cancelled() => break,
+        };
+        let ended = match claimed {
             Ok(mut worker) => {
                 let ended = worker.run(&mut feed, &stop).await;
                 claim.cancel();
-                // What is in flight is recorded before it is read again.
-                worker.settlements.drained().await;
+                worker.end().await;
                 ended
             }
             Err(problem) => Err(problem),
@@ -81,82 +94,121 @@ struct Worker {
     /// What was taken in so far; the settled part of it is committed.
     taken_in: TakenIn,
     settlements: Settlements,
+    parking: Parking,
+    /// Carries out what is ordered there.
+    _parker: AbortOnDropHandle<()>,
     position: i64,
     /// What a former claim recorded of bundles that are read again.
     recorded: RecordedAttempts,
+    /// Which of them it parked; all are passed by and by.
+    parked: HashSet<i64>,
+    /// Lanes pull from the queue.
+    announced: bool,
     committed: (i64, String),
 }
 
 impl Worker {
-    /// Commits the offset as it stands under a fresh token: whoever owned the partition before is fenced by then.
+    /// Commits the offset as it stands under a fresh token: whoever owned the partition before is fenced by then. Then
+    /// restores its queue of parked deliveries.
     async fn claim(
         deliver: Arc<Deliver>,
         feed: &mut PartitionFeed,
         revoked: CancellationToken,
     ) -> Result<Self, String> {
-        let token = Uuid::new_v4();
-        let topics = &deliver.process.topics;
+        let (token, partition) = (Uuid::new_v4(), feed.partition);
+        let process = &deliver.process;
+        let topics = &process.topics;
+        let queue = QueueStore::new(process.redis.clone(), topics.prefix(), partition, token);
+        let found = queue.claim().await.map_err(|error| error.to_string())?;
         let (low, high) = feed.watermarks(&topics.bundles).await.map_err(describe)?;
-        let (start, taken_in, attempts) = if let Some((offset, text)) =
+        let (start, taken_in, attempts, former) = if let Some((offset, text)) =
             feed.committed().await.map_err(describe)?
         {
             let metadata = DeliverMetadata::decode(&text).map_err(|error| error.to_string())?;
             let (topic, highest) = metadata.highest().map_err(|error| error.to_string())?;
             if offset < low {
                 let lost = (low - offset) as u64;
-                error!(partition = feed.partition, lost, "bundles were deleted before they were delivered");
-                deliver.process.metrics.records_lost.with_label_values(&["deliver"]).inc_by(lost);
+                error!(partition, lost, "bundles were deleted before they were delivered");
+                process.metrics.records_lost.with_label_values(&["deliver"]).inc_by(lost);
             }
             if offset > high {
-                let partition = feed.partition;
                 let reason = format!(
                     "the committed offset {offset} of partition {partition} of `{}` lies above the end {high} of its log",
                     topics.bundles
                 );
-                deliver.process.fail(reason.clone());
+                process.fail(reason.clone());
                 return Err(reason);
             }
-            (offset.max(low), TakenIn { topic, highest }, metadata.attempts)
+            (offset.max(low), TakenIn { topic, highest }, metadata.attempts, Some(metadata.token))
         } else {
             let (_, attempted) = feed.watermarks(&topics.delivery_attempts).await.map_err(describe)?;
-            let start = first_offset(&deliver, feed.partition, (low, high), attempted > 0)?;
-            (start, TakenIn::default(), attempted)
+            let start = first_offset(&deliver, partition, (low, high), attempted > 0)?;
+            (start, TakenIn::default(), attempted, None)
         };
         let metadata = DeliverMetadata::new(token, taken_in.topic.clone(), &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
         feed.commit(start, text.clone()).await.map_err(describe)?;
-        let (recorded, attempts_to) =
-            recorded::read(&deliver.process, feed.partition, attempts, start).await?;
-        deliver.process.metrics.claims.with_label_values(&["deliver", "kept"]).inc();
+        let (mut recorded, attempts_to) = recorded::read(process, partition, attempts).await?;
+        let records = feed.watermarks(&topics.waiting_deliveries).await.map_err(describe)?;
+        let restoring = Restoring {
+            deliver: &deliver,
+            partition,
+            token,
+            queue: &queue,
+            found,
+            former,
+            records,
+            start,
+            recorded: &recorded,
+        };
+        let Restored { state, counts, ahead } = restoring.run().await?;
+        recorded.retain(|offset, _| *offset >= start);
+        process.metrics.claims.with_label_values(&["deliver", state]).inc();
         feed.start_at(start).await.map_err(|error| error.to_string())?;
-        info!(partition = feed.partition, start, "partition claimed");
+        info!(partition, start, "partition claimed");
+        let settlements = Settlements::new(start, taken_in.clone(), (high, attempts), attempts_to, revoked);
+        let bodies = Bodies::new(&process.kafka, &topics.bundles, partition);
+        let metrics = process.metrics.clone();
+        let parking = Parking::new(partition, token, settlements.clone(), queue, bodies, metrics, counts);
+        let parker = tokio::spawn(parker::run(deliver.clone(), parking.clone()));
         Ok(Self {
-            partition: feed.partition,
-            settlements: Settlements::new(start, taken_in.clone(), (high, attempts), attempts_to, revoked),
+            partition,
+            settlements,
+            parking,
+            _parker: AbortOnDropHandle::new(parker),
             deliver,
             token,
             taken_in,
             position: start,
             recorded,
+            parked: ahead,
+            announced: false,
             committed: (start, text),
         })
     }
 
     async fn run(&mut self, feed: &mut PartitionFeed, stop: &CancellationToken) -> Result<(), String> {
+        // What is parked may be for a webhook that is not known yet.
+        if self.is_fresh_for(feed, Instant::now(), stop).await? {
+            self.announce();
+        }
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        let parking = self.parking.clone();
         loop {
             let room = self.settlements.unsettled() < READ_AHEAD;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = parking.broken() => return Err("its queue of parked deliveries can't be used".to_owned()),
                 _ = tick.tick() => {}
                 event = feed.next(), if room => match event {
                     Some(FeedEvent::Records(batch)) => self.take(feed, &batch, stop).await?,
-                    Some(FeedEvent::End) => {}
+                    Some(FeedEvent::End) => self.parked.clear(),
                     None => break,
                 },
             }
+            self.announce();
             if Instant::now() >= next_commit {
                 next_commit = Instant::now() + COMMIT_INTERVAL;
                 self.commit(feed).await?;
@@ -166,7 +218,26 @@ impl Worker {
         self.commit(feed).await
     }
 
-    /// Takes in a batch. Waits while the memory for waiting bundles is full.
+    /// Lets lanes pull what is parked, once everything that was parked before the claim has been passed in reading.
+    fn announce(&mut self) {
+        if self.announced || !self.parked.is_empty() {
+            return;
+        }
+        self.announced = true;
+        for webhook in self.parking.announce() {
+            self.deliver.tell(&webhook, &self.parking);
+        }
+    }
+
+    /// Lets what is in flight end, so that the next claim knows of it.
+    async fn end(self) {
+        // What takes longer is repeated at worst.
+        let _ = tokio::time::timeout(self.deliver.settings.drain(), self.settlements.drained()).await;
+        let label = self.partition.to_string();
+        self.deliver.process.metrics.deliveries_parked.with_label_values(&[&label]).set(0);
+    }
+
+    /// Takes in a batch.
     async fn take(
         &mut self,
         feed: &PartitionFeed,
@@ -178,11 +249,8 @@ impl Worker {
         }
         let start = self.position;
         for record in batch.iter().filter(|record| record.offset >= start) {
-            let Some(room) = self.room_for(feed, &record, stop).await? else {
-                return Ok(());
-            };
             match bundle::decode(record.headers.iter().copied()) {
-                Ok(head) => self.take_one(&record, head, room),
+                Ok(head) => self.take_one(&record, head),
                 Err(problem) => self.refuse(&record, &problem).await?,
             }
             self.position = record.offset + 1;
@@ -206,28 +274,6 @@ impl Worker {
                 biased;
                 () = stop.cancelled() => return Ok(false),
                 fresh = &mut fresh => return if fresh { Ok(true) } else { Err("the settings are no longer read".to_owned()) },
-                () = tokio::time::sleep(COMMIT_INTERVAL) => self.commit(feed).await?,
-            }
-        }
-    }
-
-    /// Memory for a bundle; none if the partition was revoked. Commits go on meanwhile.
-    async fn room_for(
-        &mut self,
-        feed: &PartitionFeed,
-        record: &Record<'_>,
-        stop: &CancellationToken,
-    ) -> Result<Option<OwnedSemaphorePermit>, String> {
-        let most = self.deliver.settings.waiting_memory * 1024;
-        let kib = (record.value.unwrap_or_default().len() as u32 / 1024 + 1).min(most);
-        loop {
-            let memory = self.deliver.memory.clone();
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(None),
-                permit = memory.acquire_many_owned(kib) => {
-                    return permit.map(Some).map_err(|error| error.to_string());
-                }
                 () = tokio::time::sleep(COMMIT_INTERVAL) => self.commit(feed).await?,
             }
         }
@@ -259,26 +305,54 @@ impl Worker {
         Ok(())
     }
 
-    fn take_one(&mut self, record: &Record<'_>, head: BundleHead, room: OwnedSemaphorePermit) {
+    fn take_one(&mut self, record: &Record<'_>, head: BundleHead) {
         let process = &self.deliver.process;
         process.metrics.bundles_read.inc();
+        let offset = record.offset;
         let admission = admit(&mut self.taken_in, &head, &process.tail.directory());
-        let recorded = self.recorded.remove(&record.offset).unwrap_or_default();
-        let settled = recorded.settled || admission != Admission::Deliver;
-        self.settlements.read(record.offset, Some(&head), settled);
+        let recorded = self.recorded.remove(&offset);
+        let is_known = self.parked.remove(&offset) || recorded.as_ref().is_some_and(|known| known.settled);
+        let settled = is_known || admission != Admission::Deliver;
+        self.settlements.read(offset, Some(&head), settled);
         match admission {
-            _ if recorded.settled => {}
+            _ if is_known => {}
             Admission::Repeat => process.metrics.bundles_repeated.inc(),
             Admission::Dropped => process.metrics.bundles_settled.with_label_values(&["dropped"]).inc(),
             Admission::Deliver => {
-                let body = bytes::Bytes::copy_from_slice(record.value.unwrap_or_default());
-                let (partition, offset) = (self.partition, record.offset);
-                let Recorded { attempts, refusals, .. } = recorded;
-                let delivery = Delivery { head, body, partition, offset, attempts, refusals };
-                let settlements = self.settlements.clone();
-                self.deliver.offer(Queued::new(delivery, settlements, room, &process.metrics));
+                let (attempts, refusals) = recorded.map_or((0, 0), |recorded| recorded.on_top_of(0, 0));
+                self.deliver_or_park(record, head, attempts, refusals);
             }
         }
+    }
+
+    /// Hands a delivery to its lane; parks it if something of its webhook is parked before it, or there is no memory.
+    fn deliver_or_park(&self, record: &Record<'_>, head: BundleHead, attempts: u32, refusals: u32) {
+        let value = record.value.unwrap_or_default();
+        let (offset, bundled_at) = (record.offset, record.arrived);
+        let kib = value.len() as u32 / 1024 + 1;
+        let room = Some(self.deliver.memory.clone())
+            .filter(|_| self.parking.can_pass(&head.webhook_id))
+            .and_then(|memory| memory.try_acquire_many_owned(kib).ok());
+        let Some(room) = room else {
+            let parked = Parked {
+                offset,
+                bundle_id: head.bundle_id,
+                bytes: value.len() as u32,
+                bundled_at,
+                arrived_at: head.arrived_at,
+                waiting_since: clock::now(),
+                attempts,
+                refusals,
+            };
+            let BundleHead { webhook_id, workspace_id, chat_id, .. } = head;
+            let owner = Owner { webhook_id, workspace_id, chat_id };
+            return self.parking.put(owner, parked, Reason::LaneFull, true, None);
+        };
+        let body = bytes::Bytes::copy_from_slice(value);
+        let partition = self.partition;
+        let delivery = Delivery { head, body, partition, offset, bundled_at, attempts, refusals };
+        let metrics = &self.deliver.process.metrics;
+        self.deliver.offer(Queued::new(delivery, self.parking.clone(), None, room, metrics));
     }
 
     async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), String> {

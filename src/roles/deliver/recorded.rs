@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,25 +13,33 @@ use crate::{
     io::kafka::replay::{Replayed, replay},
     model::delivery::is_refusal,
     roles::process::Process,
-    wire::attempt::AttemptRecord,
+    wire::{attempt::AttemptRecord, waiting::Owner},
 };
 
 /// What was recorded of one bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Recorded {
-    /// Attempts made.
-    pub attempts: u32,
-    /// How many of them the endpoint itself refused.
-    pub refusals: u32,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Number of each attempt, and whether the endpoint itself refused it.
+    tries: Vec<(u32, bool)>,
     /// It was delivered or rejected.
     pub settled: bool,
+}
+
+impl Recorded {
+    /// Attempts and refusals of a delivery for which so many are known from elsewhere.
+    pub fn on_top_of(&self, attempts: u32, refusals: u32) -> (u32, u32) {
+        let later = self.tries.iter().filter(|(number, _)| *number > attempts);
+        let refused = later.clone().filter(|(_, refused)| *refused).count() as u32;
+        (later.map(|(number, _)| *number).max().unwrap_or(attempts), refusals + refused)
+    }
 }
 
 /// By the bundle's offset.
 pub(super) type RecordedAttempts = HashMap<i64, Recorded>;
 
-/// Reads the attempts of a partition from an offset on, as far as they are about bundles at or past another one.
-/// Returns them with the end of the partition.
+/// Reads the attempts of a partition from an offset on. Returns them with the end of the partition.
 ///
 /// # Errors
 /// If the partition can't be read.
@@ -38,20 +47,15 @@ pub(super) async fn read(
     process: &Process,
     partition: i32,
     from: i64,
-    first_bundle: i64,
 ) -> Result<(RecordedAttempts, i64), String> {
     let recorded = Arc::new(Mutex::new(RecordedAttempts::new()));
     let shared = recorded.clone();
     let take = move |record: &Replayed<'_>| {
         let parsed = record.value.map(serde_json::from_slice::<AttemptRecord>);
         if let Some(Ok(attempt)) = parsed {
-            note(
-                &mut shared.lock().unwrap_or_else(PoisonError::into_inner),
-                &attempt,
-                partition,
-                first_bundle,
-            );
+            note(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), attempt, partition);
         }
+        ControlFlow::Continue(())
     };
     let end = replay(&process.kafka, &process.topics.delivery_attempts, partition, from, take)
         .await
@@ -60,13 +64,35 @@ pub(super) async fn read(
     Ok((recorded, end))
 }
 
-fn note(recorded: &mut RecordedAttempts, attempt: &AttemptRecord, partition: i32, first_bundle: i64) {
-    if attempt.bundle.partition != partition || attempt.bundle.offset < first_bundle {
+fn note(recorded: &mut RecordedAttempts, attempt: AttemptRecord, partition: i32) {
+    if attempt.bundle.partition != partition {
         return;
     }
-    let known = recorded.entry(attempt.bundle.offset).or_default();
+    let AttemptRecord { webhook_id, workspace_id, chat_id, .. } = attempt;
+    let owner = Owner { webhook_id, workspace_id, chat_id };
+    let new = || Recorded { owner, tries: Vec::new(), settled: false };
+    let known = recorded.entry(attempt.bundle.offset).or_insert_with(new);
     let status = attempt.response.as_ref().and_then(|response| StatusCode::from_u16(response.status).ok());
-    known.attempts = known.attempts.max(attempt.attempt);
-    known.refusals += u32::from(is_refusal(status));
+    known.tries.push((attempt.attempt, is_refusal(status)));
     known.settled |= attempt.settled.is_some();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{ChatId, WebhookId, WorkspaceId};
+
+    #[test]
+    fn attempts_that_are_known_from_elsewhere_are_not_counted_twice() {
+        let owner = Owner {
+            webhook_id: WebhookId::parse("wh").unwrap(),
+            workspace_id: WorkspaceId::parse("ws").unwrap(),
+            chat_id: ChatId::parse("c").unwrap(),
+        };
+        let tries = vec![(3, true), (4, true), (5, false)];
+        let recorded = Recorded { owner, tries, settled: false };
+        assert_eq!(recorded.on_top_of(3, 1), (5, 2));
+        assert_eq!(recorded.on_top_of(0, 0), (5, 2));
+        assert_eq!(recorded.on_top_of(7, 1), (7, 1));
+    }
 }

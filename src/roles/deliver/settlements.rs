@@ -1,7 +1,7 @@
 //! Which bundles of a partition are done with. Only a contiguous prefix is ever committed.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -29,8 +29,8 @@ struct State {
     settled_to: i64,
     /// What was taken in below that offset.
     taken_in: TakenIn,
-    /// Requests in flight.
-    in_flight: usize,
+    /// How many attempts are in flight, by where their records may begin in `delivery-attempts`.
+    in_flight: BTreeMap<i64, usize>,
     /// Where the attempts of bundles that are read from now on may begin in `delivery-attempts`.
     attempts_to: i64,
     /// The same for bundles that a former claim may have read: those below an offset.
@@ -56,8 +56,8 @@ impl Settlements {
         attempts_to: i64,
         revoked: CancellationToken,
     ) -> Self {
-        let read = VecDeque::new();
-        let state = State { read, settled_to: start, taken_in, in_flight: 0, attempts_to, attempts_before };
+        let (read, in_flight) = (VecDeque::new(), BTreeMap::new());
+        let state = State { read, settled_to: start, taken_in, in_flight, attempts_to, attempts_before };
         Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), revoked }))
     }
 
@@ -92,13 +92,16 @@ impl Settlements {
         self.state(|state| state.attempts_to = state.attempts_to.max(next));
     }
 
-    /// The offset to commit, what was taken in below it, and where the attempts of what lies above it begin.
+    /// The offset to commit, what was taken in below it, and where the attempts begin that a claim must know: those of
+    /// what lies above it, and those in flight.
     #[must_use]
     pub fn settled(&self) -> (i64, TakenIn, i64) {
         self.state(|state| {
             let (below, former) = state.attempts_before;
             let unread = if state.settled_to < below { former } else { state.attempts_to };
             let attempts = state.read.front().map_or(unread, |entry| entry.attempts_from);
+            let attempts =
+                state.in_flight.first_key_value().map_or(attempts, |(from, _)| attempts.min(*from));
             (state.settled_to, state.taken_in.clone(), attempts)
         })
     }
@@ -109,15 +112,17 @@ impl Settlements {
         self.state(|state| state.read.len())
     }
 
-    /// A request begins; none if the partition was given up.
+    /// An attempt begins; none if the partition was given up. It ends when what follows it is acknowledged, too: the
+    /// record, and where the delivery is parked, its end or its new count of attempts.
     #[must_use]
     pub fn begin(&self) -> Option<InFlight> {
         self.state(|state| {
             if self.0.revoked.is_cancelled() {
                 return None;
             }
-            state.in_flight += 1;
-            Some(InFlight(self.clone()))
+            let from = state.attempts_to;
+            *state.in_flight.entry(from).or_default() += 1;
+            Some(InFlight { settlements: self.clone(), from })
         })
     }
 
@@ -127,11 +132,17 @@ impl Settlements {
         self.0.revoked.is_cancelled()
     }
 
-    /// Waits until no request is in flight.
+    /// Ends when the partition is given up.
+    #[must_use]
+    pub fn revoked(&self) -> &CancellationToken {
+        &self.0.revoked
+    }
+
+    /// Waits until no attempt is in flight.
     pub async fn drained(&self) {
         loop {
             let notified = self.0.wake.notified();
-            if self.state(|state| state.in_flight == 0) {
+            if self.state(|state| state.in_flight.is_empty()) {
                 return;
             }
             notified.await;
@@ -152,13 +163,23 @@ impl State {
     }
 }
 
-/// A request in flight, with everything that follows it up to its record.
-pub struct InFlight(Settlements);
+/// An attempt in flight, with everything that follows it.
+pub struct InFlight {
+    settlements: Settlements,
+    from: i64,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.state(|state| state.in_flight -= 1);
-        self.0.0.wake.notify_one();
+        self.settlements.state(|state| {
+            if let Some(count) = state.in_flight.get_mut(&self.from) {
+                *count -= 1;
+                if *count == 0 {
+                    state.in_flight.remove(&self.from);
+                }
+            }
+        });
+        self.settlements.0.wake.notify_one();
     }
 }
 
@@ -183,6 +204,20 @@ mod tests {
         settlements.settle(5);
         assert_eq!(settlements.settled(), (10, TakenIn::default(), 93));
         assert_eq!(settlements.unsettled(), 0);
+    }
+
+    #[test]
+    fn what_an_attempt_in_flight_records_is_known_to_the_next_claim() {
+        let settlements = Settlements::new(0, TakenIn::default(), (0, 0), 20, CancellationToken::new());
+        let first = settlements.begin().unwrap();
+        settlements.recorded(21);
+        let second = settlements.begin().unwrap();
+        settlements.recorded(22);
+        assert_eq!(settlements.settled().2, 20);
+        drop(first);
+        assert_eq!(settlements.settled().2, 21);
+        drop(second);
+        assert_eq!(settlements.settled().2, 22);
     }
 
     #[test]

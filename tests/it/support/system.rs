@@ -194,7 +194,18 @@ impl System {
     /// Waits until every window is closed and every bundle is done with.
     pub async fn wait_done(&self) {
         self.wait_committed("aggregate", "message-events").await;
+        self.wait_delivered().await;
+    }
+
+    /// Waits until every bundle so far is done with: read, and not waiting or parked.
+    pub async fn wait_delivered(&self) {
         self.wait_committed("deliver", "bundles").await;
+        wait_until("nothing to be parked", LIMIT, async || {
+            self.deliver.sum("bundlehook_deliveries_parked").await
+                + self.deliver.sum("bundlehook_deliveries_waiting ").await
+                == 0.0
+        })
+        .await;
     }
 
     /// Waits until a role has committed the end of a topic.

@@ -1,0 +1,7 @@
+-- Makes a process the claimant of a partition's queue, and returns what is there, with the webhooks that have something
+-- in it.
+-- KEYS: owner, webhooks. ARGV: token.
+redis.call('HSET', KEYS[1], 'token', ARGV[1])
+local owner = redis.call('HMGET', KEYS[1], 'v', 'writer', 'reflects', 'written_at')
+owner[5] = redis.call('HKEYS', KEYS[2])
+return owner

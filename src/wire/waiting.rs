@@ -1,0 +1,223 @@
+//! Records of `waiting-deliveries` (schemas/waiting-delivery.json): deliveries that are parked; and the short form of
+//! them that stands in the queue in Redis.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::bundle::Headers;
+use crate::model::{
+    ids::{BundleId, ChatId, WebhookId, WorkspaceId},
+    parked::{Parked, Reason},
+    time::{Millis, parse_timestamp},
+};
+
+/// Version of the records.
+const VERSION: u32 = 1;
+
+/// Header of a tombstone that names the webhook, which the key does not.
+pub const WEBHOOK_HEADER: &str = "webhook-id";
+
+/// A delivery that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingDelivery {
+    v: u32,
+    bundle_id: BundleId,
+    /// Whose queue it stands in.
+    pub webhook_id: WebhookId,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its chat.
+    pub chat_id: ChatId,
+    /// Partition of `bundles`.
+    pub partition: i32,
+    offset: i64,
+    bytes: u32,
+    #[serde(with = "time")]
+    bundled_at: Millis,
+    #[serde(with = "time")]
+    arrived_at: Millis,
+    attempts: u32,
+    refusals: u32,
+    #[serde(with = "time")]
+    waiting_since: Millis,
+    /// Why it waits.
+    pub reason: Reason,
+    /// The claim under which it was put.
+    pub token: Uuid,
+}
+
+/// Whose delivery it is, and why it waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The webhook.
+    pub webhook_id: WebhookId,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// The chat.
+    pub chat_id: ChatId,
+}
+
+/// A record that is not of this form.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitingError {
+    /// It is not JSON of this form.
+    #[error("not a waiting delivery: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It was written by another release.
+    #[error("version {0}, expected {VERSION}")]
+    Version(u32),
+}
+
+impl WaitingDelivery {
+    /// The record of a delivery of a partition, put under a claim.
+    #[must_use]
+    pub fn new(owner: &Owner, parked: &Parked, partition: i32, reason: Reason, token: Uuid) -> Self {
+        let Owner { webhook_id, workspace_id, chat_id } = owner.clone();
+        let Parked { offset, bundle_id, bytes, bundled_at, arrived_at, waiting_since, attempts, refusals } =
+            *parked;
+        Self {
+            v: VERSION,
+            bundle_id,
+            webhook_id,
+            workspace_id,
+            chat_id,
+            partition,
+            offset,
+            bytes,
+            bundled_at,
+            arrived_at,
+            attempts,
+            refusals,
+            waiting_since,
+            reason,
+            token,
+        }
+    }
+
+    /// What the queue holds of it.
+    #[must_use]
+    pub fn parked(&self) -> Parked {
+        let Self { offset, bundle_id, bytes, bundled_at, arrived_at, attempts, refusals, .. } = *self;
+        let waiting_since = self.waiting_since;
+        Parked { offset, bundle_id, bytes, bundled_at, arrived_at, waiting_since, attempts, refusals }
+    }
+
+    /// Writes the value of the record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers always serialise")
+    }
+
+    /// Reads the value of a record.
+    ///
+    /// # Errors
+    /// [`WaitingError`]
+    pub fn decode(value: &[u8]) -> Result<Self, WaitingError> {
+        let read: Self = serde_json::from_slice(value)?;
+        if read.v == VERSION { Ok(read) } else { Err(WaitingError::Version(read.v)) }
+    }
+}
+
+/// The key of the record of a bundle at an offset.
+#[must_use]
+pub fn key(partition: i32, offset: i64) -> String {
+    format!("{partition}/{offset}")
+}
+
+/// The offset that a key names, if it is a key of this partition.
+#[must_use]
+pub fn key_offset(key: &[u8], partition: i32) -> Option<i64> {
+    let (of, offset) = std::str::from_utf8(key).ok()?.split_once('/')?;
+    if of.parse() == Ok(partition) { offset.parse().ok() } else { None }
+}
+
+/// The headers of a tombstone.
+#[must_use]
+pub fn tombstone_headers(webhook: &WebhookId) -> Headers {
+    vec![(WEBHOOK_HEADER, webhook.to_string())]
+}
+
+/// The form in Redis: about 50 bytes.
+#[must_use]
+pub fn encode_parked(parked: &Parked) -> Vec<u8> {
+    postcard::to_stdvec(parked).expect("numbers always serialise")
+}
+
+/// Reads the form in Redis.
+///
+/// # Errors
+/// If it is not of that form.
+pub fn decode_parked(bytes: &[u8]) -> Result<Parked, postcard::Error> {
+    postcard::from_bytes(bytes)
+}
+
+mod time {
+    use super::{Deserialize, Deserializer, Millis, Serializer, parse_timestamp};
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    pub fn serialize<S: Serializer>(time: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&time.to_rfc3339())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_timestamp(&text).map(Millis::from).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting() -> WaitingDelivery {
+        let owner = Owner {
+            webhook_id: WebhookId::parse("wh-1").unwrap(),
+            workspace_id: WorkspaceId::parse("ws-acme").unwrap(),
+            chat_id: ChatId::parse("10010001").unwrap(),
+        };
+        let parked = Parked {
+            offset: 1207,
+            bundle_id: BundleId("2b0f3a3e-8c0e-5f1c-8a51-5a0f8f6f3c21".parse().unwrap()),
+            bytes: 1893,
+            bundled_at: Millis(1_614_211_260_004),
+            arrived_at: Millis(1_614_211_199_100),
+            waiting_since: Millis(1_614_211_270_020),
+            attempts: 1,
+            refusals: 0,
+        };
+        let token = "5d1f6c0e-9a7b-4d3f-8e2c-1b0a99887766".parse().unwrap();
+        WaitingDelivery::new(&owner, &parked, 3, Reason::Retry, token)
+    }
+
+    #[test]
+    fn a_record_is_the_example_of_the_schema_and_reads_back() {
+        let schema = include_str!("../../schemas/waiting-delivery.json");
+        let schema: serde_json::Value = serde_json::from_str(schema).unwrap();
+        let written: serde_json::Value = serde_json::from_slice(&waiting().encode()).unwrap();
+        assert_eq!(written, schema["examples"][0]);
+        assert_eq!(WaitingDelivery::decode(&waiting().encode()).unwrap(), waiting());
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let text = String::from_utf8(waiting().encode()).unwrap().replace("\"v\":1", "\"v\":2");
+        assert!(matches!(WaitingDelivery::decode(text.as_bytes()), Err(WaitingError::Version(2))));
+        assert!(WaitingDelivery::decode(b"{}").is_err());
+    }
+
+    #[test]
+    fn a_key_names_partition_and_offset() {
+        assert_eq!(key_offset(key(3, 1207).as_bytes(), 3), Some(1207));
+        assert_eq!(key_offset(b"4/1207", 3), None);
+        assert_eq!(key_offset(b"3", 3), None);
+        assert_eq!(key_offset(&[0xff], 3), None);
+    }
+
+    #[test]
+    fn the_form_in_redis_is_short_and_reads_back() {
+        let parked = Parked { offset: 1 << 40, attempts: 500, bytes: 400_000, ..waiting().parked() };
+        let bytes = encode_parked(&parked);
+        assert!(bytes.len() <= 56, "{}", bytes.len());
+        assert_eq!(decode_parked(&bytes), Ok(parked));
+    }
+}

@@ -1,0 +1,289 @@
+//! What can't go waits: parked, in order, and harming nobody.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bundlehook::wire::waiting::WaitingDelivery;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Answer, LIMIT, Receiver, Record, Request, System, answer, committed, event, message_ids, ok, receiver,
+    refuse, status, system, wait_until, webhook,
+};
+
+/// A dead member of a group is noticed after so long.
+const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
+const CHATS: usize = 40;
+const PARKED: &str = "bundlehook_deliveries_parked{";
+
+/// Messages of a workspace over its chats, by number.
+fn events(workspace: &str, numbers: std::ops::Range<usize>) -> Vec<Value> {
+    let one = |n: usize| event(workspace, &format!("{workspace}-{}", n % CHATS), &format!("{n:05}"));
+    numbers.map(one).collect()
+}
+
+fn ids(requests: &[Request]) -> Vec<String> {
+    requests.iter().flat_map(message_ids).collect()
+}
+
+fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|n| format!("{n:05}")).collect()
+}
+
+/// Each message once, and each chat's in the order of their numbers.
+fn assert_once_and_in_order(requests: &[Request], numbers: std::ops::Range<usize>) {
+    let mut all = ids(requests);
+    let mut last = HashMap::new();
+    for id in &all {
+        let number: usize = id.parse().expect("it is a number");
+        let before = last.insert(number % CHATS, number);
+        assert!(before.is_none_or(|before| before < number), "{number} came after {before:?}");
+    }
+    all.sort();
+    assert_eq!(all, numbered(numbers));
+}
+
+/// The latest record of each key.
+async fn latest(system: &System) -> BTreeMap<String, Record> {
+    let records = system.records("waiting-deliveries").await;
+    records.into_iter().map(|record| (record.key().to_owned(), record)).collect()
+}
+
+async fn wait_no_waiting_delivery(system: &System) {
+    wait_until("tombstones for all that waited", LIMIT, async || {
+        latest(system).await.values().all(|record| record.value.is_none())
+    })
+    .await;
+}
+
+/// A system with a webhook whose endpoint refuses connections.
+async fn start(dead: &Receiver, more: &[Value], retry: &str) -> Option<System> {
+    let mut webhooks = vec![webhook("dead", "ws-dead", &dead.url("/"), json!({}))];
+    webhooks.extend_from_slice(more);
+    system(2_000)
+        .env("BUNDLEHOOK_WAITING_MEMORY", "1")
+        .env("BUNDLEHOOK_RETRY_SCHEDULE", retry)
+        .env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION)
+        .start(&webhooks)
+        .await
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_away_stops_nobody_and_gets_everything_once_and_in_order_when_it_is_back() {
+    const DEAD: usize = 4_000;
+    let (dead, healthy) = (receiver(refuse()), receiver(ok()));
+    let other = webhook("healthy", "ws-healthy", &healthy.url("/"), json!({}));
+    let Some(system) = start(&dead, &[other], "1s").await else { return };
+    system.publish(&events("ws-dead", 0..DEAD)).await;
+    system.publish(&events("ws-healthy", 0..200)).await;
+
+    healthy.wait_for(|requests| requests.len() == 200, "all of the healthy webhook's").await;
+    assert_once_and_in_order(&healthy.requests(), 0..200);
+    system.wait_committed("deliver", "bundles").await;
+    system.deliver.wait_sum(PARKED, DEAD as f64).await;
+    assert!(system.deliver.sum("bundlehook_deliveries_waiting_bytes ").await <= 1024.0 * 1024.0);
+    let waiting = latest(&system).await;
+    assert_eq!(waiting.len(), DEAD);
+    assert!(waiting.values().all(|record| WaitingDelivery::decode(record.text().as_bytes()).is_ok()));
+    let used: usize = system.redis.command(&["MEMORY", "USAGE", &queue_key(&system), "SAMPLES", "0"]).await;
+    assert!(used / DEAD <= 200, "{} bytes of Redis for each", used / DEAD);
+
+    dead.set(ok()).await;
+
+    dead.wait_for(|requests| requests.len() >= DEAD, "all that waited").await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&dead.requests(), 0..DEAD);
+    wait_no_waiting_delivery(&system).await;
+    system.publish(&events("ws-dead", DEAD..DEAD + 10)).await;
+    dead.wait_for(|requests| requests.len() == DEAD + 10, "what comes later").await;
+}
+
+fn queue_key(system: &System) -> String {
+    format!("{{{}bundles:0}}:q:dead", system.prefix)
+}
+
+/// Kills `deliver` while deliveries are parked, lets `loss` happen, and lets the endpoint recover.
+async fn kill_while_parked(loss: impl AsyncFnOnce(&System)) -> Option<System> {
+    const COUNT: usize = 2_000;
+    let dead = receiver(refuse());
+    let mut system = start(&dead, &[], "300ms").await?;
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+
+    system.deliver.process.sigkill();
+    system.deliver.process.wait_exit(LIMIT).await;
+    loss(&system).await;
+    dead.set(ok()).await;
+    system.restart("deliver").await;
+    dead.wait_for(|requests| requests.len() >= COUNT / 4, "the draining").await;
+    // Once more, in the midst of it.
+    system.deliver.process.sigkill();
+    system.deliver.process.wait_exit(LIMIT).await;
+    let recorded = system.records("delivery-attempts").await;
+    system.restart("deliver").await;
+
+    system.wait_delivered().await;
+    wait_no_waiting_delivery(&system).await;
+    let mut times = HashMap::new();
+    for request in dead.requests() {
+        *times.entry(request.header("webhook-id").unwrap_or_default().to_owned()).or_insert(0) += 1;
+    }
+    for attempt in recorded.iter().map(Record::json).filter(|attempt| attempt["settled"] == "delivered") {
+        let id = attempt["bundle"]["bundle_id"].as_str().expect("it is a text");
+        assert_eq!(times[id], 1, "what was recorded is not repeated");
+    }
+    let mut all = ids(&dead.requests());
+    assert!(all.len() - COUNT <= 40, "{} are more than can be in flight", all.len() - COUNT);
+    all.sort();
+    all.dedup();
+    assert_eq!(all, numbered(0..COUNT));
+    Some(system)
+}
+
+#[tokio::test]
+async fn killing_deliver_while_thousands_are_parked_loses_none_and_repeats_only_those_in_flight() {
+    let Some(system) = kill_while_parked(async |_| {}).await else { return };
+    let kept = "bundlehook_claims_total{role=\"deliver\",state=\"kept\"}";
+    assert!(system.deliver.sum(kept).await >= 1.0, "the queue was used as it was");
+}
+
+#[tokio::test]
+async fn a_queue_that_redis_forgot_is_rebuilt_from_the_log() {
+    kill_while_parked(async |system| system.redis.flushall().await).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_lost_under_a_running_process_is_rebuilt() {
+    const COUNT: usize = 500;
+    let dead = receiver(refuse());
+    let Some(system) = start(&dead, &[], "300ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+
+    system.redis.flushall().await;
+    dead.set(ok()).await;
+
+    dead.wait_for(|requests| requests.len() >= COUNT, "all that waited").await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&dead.requests(), 0..COUNT);
+    wait_no_waiting_delivery(&system).await;
+}
+
+#[tokio::test]
+async fn what_the_system_holds_survives_a_restart_and_goes_when_the_owner_switches_off() {
+    const COUNT: usize = 300;
+    let failing = receiver(status(500));
+    let Some(mut system) = start(&failing, &[], "50ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    let is_disabled = |record: &Record| record.value.is_some() && record.json()["kind"] == "disabled";
+    system.wait_records("webhook-states", |records| records.iter().any(is_disabled)).await;
+    system.wait_committed("deliver", "bundles").await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+    let posts = failing.requests().len();
+
+    failing.set(ok()).await;
+    system.deliver.process.sigterm();
+    system.deliver.process.wait_exit(LIMIT).await;
+    system.restart("deliver").await;
+    system.publish(&events("ws-dead", COUNT..COUNT + 10)).await;
+    system.deliver.wait_sum(PARKED, (COUNT + 10) as f64).await;
+    assert_eq!(failing.requests().len(), posts, "held, not sent");
+
+    system.settings(&[webhook("dead", "ws-dead", &failing.url("/"), json!({"enabled": false}))]).await;
+
+    system
+        .deliver
+        .wait_sum("bundlehook_bundles_settled_total{result=\"dropped\"}", (COUNT + 10) as f64)
+        .await;
+    wait_no_waiting_delivery(&system).await;
+    assert_eq!(failing.requests().len(), posts);
+    assert_eq!(system.deliver.sum(PARKED).await.to_string(), "0");
+}
+
+#[tokio::test]
+async fn what_the_system_holds_goes_out_without_new_traffic_when_it_is_enabled_again() {
+    let failing = receiver(status(500));
+    let Some(system) = start(&failing, &[], "50ms").await else { return };
+    system.publish(&events("ws-dead", 0..50)).await;
+    let is_disabled = |record: &Record| record.value.is_some() && record.json()["kind"] == "disabled";
+    let states = system.wait_records("webhook-states", |records| records.iter().any(is_disabled)).await;
+    system.deliver.wait_sum(PARKED, 50.0).await;
+    let posts = failing.requests().len();
+    failing.set(ok()).await;
+
+    // The command to enable it is a state with a newer activation.
+    let former = states.iter().map(Record::json).find(|state| state["kind"] == "activation");
+    let mut state = former.expect("the activation is stored");
+    state["activation"] = json!(format!("{}.1.0", bundlehook::io::clock::now().0));
+    let record = crate::support::Outgoing::new("dead/activation", state.to_string());
+    system.produce("webhook-states", [record]).await;
+
+    failing.wait_for(|requests| requests.len() >= posts + 50, "all that was held").await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&failing.requests()[posts..], 0..50);
+}
+
+#[tokio::test]
+async fn one_chat_keeps_its_order_while_its_endpoint_fails_now_and_then() {
+    const COUNT: usize = 120;
+    let flaky = receiver(answer(|request| {
+        Answer::status(if request.number % 7 == 0 { 503 } else { 200 }).after(Duration::from_millis(5))
+    }));
+    let Some(system) = start(&flaky, &[], "20ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+
+    system.wait_delivered().await;
+
+    let delivered: Vec<Request> =
+        flaky.requests().into_iter().filter(|request| request.number % 7 != 0).collect();
+    assert_once_and_in_order(&delivered, 0..COUNT);
+}
+
+#[tokio::test]
+async fn after_an_outage_deliveries_go_directly_again_though_messages_keep_coming() {
+    let recovering = receiver(refuse());
+    let Some(system) = start(&recovering, &[], "200ms").await else { return };
+    system.publish(&events("ws-dead", 0..300)).await;
+    system.deliver.wait_sum(PARKED, 300.0).await;
+    recovering.set(ok()).await;
+
+    let mut sent = 300;
+    wait_until("messages that were not parked", LIMIT, async || {
+        system.publish(&events("ws-dead", sent..sent + 5)).await;
+        sent += 5;
+        let delivered = "bundlehook_bundles_settled_total{result=\"delivered\"}";
+        system.deliver.sum(delivered).await - system.deliver.sum("bundlehook_drained_total").await >= 50.0
+    })
+    .await;
+
+    system.wait_delivered().await;
+    recovering.wait_for(|requests| requests.len() == sent, "all of them").await;
+    assert_once_and_in_order(&recovering.requests(), 0..sent);
+}
+
+/// What a slow endpoint's lane holds in memory stands before what is parked, and is read again at the next claim.
+#[tokio::test]
+async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliver_restarts() {
+    const COUNT: usize = 3_000;
+    let slow = receiver(answer(|_| Answer::status(200).after(Duration::from_millis(15))));
+    let Some(mut system) = start(&slow, &[], "300ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, 500.0).await;
+    let committed = committed(
+        system.kafka.servers(),
+        &format!("{}bundlehook-deliver", system.prefix),
+        &system.topic("bundles"),
+    )
+    .await;
+    let first_parked =
+        latest(&system).await.keys().filter_map(|key| key.strip_prefix("0/")?.parse::<i64>().ok()).min();
+    assert!(committed[0].offset < first_parked, "something waits in memory");
+
+    system.deliver.process.sigterm();
+    assert!(system.deliver.process.wait_exit(LIMIT).await.success());
+    system.restart("deliver").await;
+
+    system.wait_delivered().await;
+    assert_once_and_in_order(&slow.requests(), 0..COUNT);
+    wait_no_waiting_delivery(&system).await;
+}
