@@ -194,7 +194,7 @@ impl Deliver {
     }
 
     /// Publishes, waits for the acknowledgement, and returns the offset. What can't be published ends the process.
-    async fn publish(&self, record: &Outgoing<'_>) -> i64 {
+    pub(super) async fn publish(&self, record: &Outgoing<'_>) -> i64 {
         let group = AckGroup::default();
         self.publish_into(record, &group).await;
         group.complete().await;
