@@ -1,14 +1,14 @@
 //! Records of `waiting-deliveries`: deliveries that are parked (schemas/waiting-delivery.json) and the claims under which
 //! they were (schemas/waiting-claim.json); and the short form of the former that stands in the queue in Redis.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::bundle::Headers;
+use super::{bundle::Headers, rfc3339};
 use crate::model::{
     ids::{BundleId, ChatId, WebhookId, WorkspaceId},
     parked::{Parked, Reason},
-    time::{Millis, parse_timestamp},
+    time::Millis,
 };
 
 /// Version of the records.
@@ -32,13 +32,13 @@ pub struct WaitingDelivery {
     pub partition: i32,
     offset: i64,
     bytes: u32,
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     bundled_at: Millis,
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     arrived_at: Millis,
     attempts: u32,
     refusals: u32,
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     waiting_since: Millis,
     /// Why it waits.
     pub reason: Reason,
@@ -183,20 +183,6 @@ pub fn encode_parked(parked: &Parked) -> Vec<u8> {
 /// If it is not of that form.
 pub fn decode_parked(bytes: &[u8]) -> Result<Parked, postcard::Error> {
     postcard::from_bytes(bytes)
-}
-
-mod time {
-    use super::{Deserialize, Deserializer, Millis, Serializer, parse_timestamp};
-
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-    pub fn serialize<S: Serializer>(time: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&time.to_rfc3339())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_timestamp(&text).map(Millis::from).map_err(serde::de::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -165,7 +165,9 @@ async fn a_parked_delivery_takes_at_most_200_bytes_of_redis() {
 
     store.apply(&changes, COUNT, NOW).await.expect("it is put");
 
-    let used: i64 = server.command(&["MEMORY", "USAGE", "{p.bundles:3}:00000000-0000-0000-0000-000000000001:a", "SAMPLES", "0"]).await;
+    let used: i64 = server
+        .command(&["MEMORY", "USAGE", "{p.bundles:3}:00000000-0000-0000-0000-000000000001:a", "SAMPLES", "0"])
+        .await;
     assert!(used / COUNT <= 200, "{} bytes", used / COUNT);
     println!("{} bytes of Redis a parked delivery", used / COUNT);
 }

@@ -17,8 +17,11 @@ use crate::{
     },
     io::{
         StoreError, clock,
-        kafka::publisher::{AckGroup, Outgoing},
-        redis::health::{Seen, initial},
+        kafka::{
+            health_log::HealthLog,
+            publisher::{AckGroup, Outgoing},
+        },
+        redis::{self, health::Seen},
     },
     model::{
         delivery::Settlement,
@@ -27,7 +30,7 @@ use crate::{
         ids::WebhookId,
         time::Millis,
     },
-    wire::{attempt, notice},
+    wire::{self, attempt},
 };
 
 /// Pause before a call that Redis could not serve is made again.
@@ -134,10 +137,11 @@ impl Deliver {
         mut change: impl FnMut(&mut Health) -> T,
     ) -> (T, Health) {
         let webhook = &current.webhook.webhook_id;
-        let initial = initial(current.activation, current.disabled);
+        let record = OnRecord { log: &self.health_log, current };
         loop {
             let mut known = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let result = self.health.update(webhook, &mut known, &initial, &mut change).await;
+            let updating = self.health.update(webhook, current.activation, &mut known, &record, &mut change);
+            let result = updating.await;
             *seen.lock().unwrap_or_else(PoisonError::into_inner) = known;
             match result {
                 Ok(answer) => return answer,
@@ -159,7 +163,7 @@ impl Deliver {
         let webhook = &delivery.head.webhook_id;
         if verdict.counted || verdict.closed {
             let key = format!("{webhook}/{}", delivery.partition);
-            let value = notice::encode_health(webhook, delivery.partition, health, clock::now());
+            let value = wire::health::encode(webhook, delivery.partition, health, clock::now());
             let outgoing = Outgoing {
                 topic: &topics.webhook_health,
                 partition: None,
@@ -231,7 +235,7 @@ impl Deliver {
             let (key, value) = (record.key.as_bytes(), Some(record.value.as_slice()));
             self.publish(&Outgoing { topic, partition: None, key, value, headers: &record.headers }).await;
         }
-        let kind = crate::wire::notice::kind(notice.kind);
+        let kind = wire::notice::kind(notice.kind);
         self.process.metrics.notices.with_label_values(&[kind]).inc();
         if notice.kind == NoticeKind::Disabled {
             let webhook: &WebhookId = &current.webhook.webhook_id;
@@ -264,6 +268,20 @@ impl Deliver {
             let (webhook, failures) = (&head.webhook_id, health.failures);
             info!(%webhook, bundle = %head.bundle_id, error, failures, counted = verdict.counted, "attempt failed");
         }
+    }
+}
+
+/// What is on record of a webhook's health.
+struct OnRecord<'a> {
+    log: &'a HealthLog,
+    current: &'a Current,
+}
+
+impl redis::health::Record for OnRecord<'_> {
+    async fn health(&self) -> Health {
+        let Current { webhook, activation, disabled, .. } = self.current;
+        let recorded = self.log.latest(&webhook.webhook_id).await;
+        Health::restored(recorded, *activation, disabled.map(|disabled| disabled.at))
     }
 }
 

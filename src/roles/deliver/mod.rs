@@ -22,6 +22,7 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     lane::{Lane, Message},
@@ -33,7 +34,10 @@ use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
         http::HttpClient,
-        kafka::intake::{Intake, IntakeOptions},
+        kafka::{
+            health_log::HealthLog,
+            intake::{Intake, IntakeOptions},
+        },
         redis::{health::HealthStore, log::AttemptLog},
     },
     model::ids::WebhookId,
@@ -47,6 +51,7 @@ struct Deliver {
     from: Option<StartFrom>,
     client: HttpClient,
     health: HealthStore,
+    health_log: HealthLog,
     log: AttemptLog,
     /// Requests run apart, so that no endpoint can delay the reading.
     requests: tokio::runtime::Handle,
@@ -64,7 +69,11 @@ pub fn start(
     settings: DeliverySettings,
     from: Option<StartFrom>,
     requests: tokio::runtime::Handle,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Intake> {
+    let health_log = HealthLog::start(&process.kafka, &process.topics, process.embedded, stop.clone())?;
+    let ready = health_log.clone();
+    process.probes.require(move || ready.ready());
     let options = IntakeOptions {
         topic: process.topics.bundles.clone(),
         group: process.topics.group("deliver"),
@@ -75,6 +84,7 @@ pub fn start(
     let deliver = Arc::new(Deliver {
         client: HttpClient::new(settings.addresses(), settings.request_timeout)?,
         health: HealthStore::new(process.redis.clone(), prefix),
+        health_log,
         log: AttemptLog::new(process.redis.clone(), prefix),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
         lanes: Mutex::default(),
