@@ -14,6 +14,7 @@ mod recorded;
 mod restore;
 mod settlements;
 mod slots;
+mod sources;
 mod vetting;
 
 use std::{
