@@ -21,7 +21,7 @@ use crate::{
             health_log::HealthLog,
             publisher::{AckGroup, Outgoing},
         },
-        redis::{self, health::Seen},
+        redis::{self, health::Seen, turns::Turn},
     },
     model::{
         delivery::Settlement,
@@ -43,6 +43,8 @@ pub(super) type SharedSeen = Arc<Mutex<Seen>>;
 pub(super) struct Attempted {
     pub queued: Queued,
     pub settlement: Settlement,
+    /// From the request to the answer.
+    pub took: Duration,
     pub health: Health,
     /// Ends the attempt when it is dropped.
     pub in_flight: InFlight,
@@ -90,7 +92,7 @@ impl Deliver {
         self.publish_record(&queued, &health, verdict, &attempt::encode(&record)).await;
         let health = self.publish_notices(&current, health, &seen).await;
         self.report(&queued, settlement, verdict, &health, error.as_deref());
-        Attempted { queued, settlement, health, in_flight, slot }
+        Attempted { queued, settlement, took: duration, health, in_flight, slot }
     }
 
     /// On the runtime of the requests.
@@ -146,6 +148,16 @@ impl Deliver {
             match result {
                 Ok(answer) => return answer,
                 Err(error) => self.wait_for_redis("health", &error).await,
+            }
+        }
+    }
+
+    /// The next turn of a webhook that has a limit, waiting for Redis as long as it takes.
+    pub(super) async fn take_turn(&self, webhook: &WebhookId, per_second: u16) -> Turn {
+        loop {
+            match self.turns.take(webhook, per_second).await {
+                Ok(turn) => return turn,
+                Err(error) => self.wait_for_redis("turn", &error).await,
             }
         }
     }

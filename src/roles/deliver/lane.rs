@@ -21,7 +21,10 @@ use super::{
     sources::Sources,
 };
 use crate::{
-    io::{clock, redis::health::Seen},
+    io::{
+        clock,
+        redis::{health::Seen, turns::Turn},
+    },
     model::{
         delivery::Settlement,
         health::{Circuit, Health, Permission},
@@ -77,11 +80,14 @@ pub(super) struct Lane {
     idle_since: Option<Instant>,
     /// Not before then.
     wait_until: Option<Instant>,
+    /// When the next delivery may begin by the webhook's limit of deliveries a second, if that is settled.
+    turn: Option<Instant>,
 }
 
 impl Lane {
     pub fn new(deliver: Arc<Deliver>, webhook: WebhookId, inbox: mpsc::UnboundedReceiver<Message>) -> Self {
-        let ramp = Ramp::new(usize::from(deliver.settings.lane_requests));
+        let settings = &deliver.settings;
+        let ramp = Ramp::new(settings.lane_requests.into(), settings.lane_requests_ceiling.into());
         let sources = Sources::new(webhook.clone());
         Self {
             deliver,
@@ -100,6 +106,7 @@ impl Lane {
             tick_at: Instant::now() + LOOK,
             idle_since: None,
             wait_until: None,
+            turn: None,
         }
     }
 
@@ -296,11 +303,32 @@ impl Lane {
                 return;
             }
             let Some(slot) = self.requests.take(self.ramp.allowed()) else { return };
+            if !self.has_turn(&current).await {
+                return;
+            }
             let Some(lease) = self.permission(&current).await else {
                 return;
             };
-            self.start(current, lease, slot);
+            self.start(current, lease, slot).await;
         }
+    }
+
+    /// Whether a delivery may begin now by the webhook's limit of deliveries a second. Every process takes turns.
+    async fn has_turn(&mut self, current: &Current) -> bool {
+        let Some(rate) = current.webhook.max_per_second else { return true };
+        let turn = match self.turn.filter(|turn| turn.elapsed() < LOOK) {
+            Some(turn) => turn,
+            None => match self.deliver.take_turn(&self.webhook, rate).await {
+                Turn::Taken(span) => Instant::now() + span,
+                Turn::Later(span) => {
+                    self.wait_until = Some(Instant::now() + span);
+                    return false;
+                }
+            },
+        };
+        let is_due = turn <= Instant::now();
+        (self.turn, self.wait_until) = if is_due { (None, None) } else { (Some(turn), Some(turn)) };
+        is_due
     }
 
     /// A lease if one is needed; none if nothing may go now.
@@ -331,19 +359,20 @@ impl Lane {
     }
 
     /// Starts the delivery that has waited longest of those that may go.
-    fn start(&mut self, current: Current, lease: Option<Uuid>, slot: RequestSlot) {
-        let Some(queued) = self.chats.start_first() else {
-            return;
-        };
-        let Some(in_flight) = queued.parking.settlements().begin() else {
-            return self.chats.free(&queued.chat());
-        };
-        if let Some(rate) = current.webhook.max_per_second {
-            self.wait_until = Some(Instant::now() + Duration::from_secs(1) / u32::from(rate));
+    async fn start(&mut self, current: Current, lease: Option<Uuid>, slot: RequestSlot) {
+        if let Some(queued) = self.chats.start_first() {
+            if let Some(in_flight) = queued.parking.settlements().begin() {
+                let seen = self.seen.clone();
+                let attempt = self.deliver.clone().attempt(queued, current, lease, seen, in_flight, slot);
+                self.in_flight.spawn(attempt);
+                return;
+            }
+            self.chats.free(&queued.chat());
         }
-        let attempt =
-            self.deliver.clone().attempt(queued, current, lease, self.seen.clone(), in_flight, slot);
-        self.in_flight.spawn(attempt);
+        // Its partition was given up: another process may try at once.
+        if let Some(lease) = lease {
+            self.deliver.update_health(&current, &self.seen, |health| health.release(lease)).await;
+        }
     }
 
     /// Drops what the owner no longer wants, and forgets what belongs to a partition that was given up.
@@ -368,10 +397,10 @@ impl Lane {
     }
 
     fn finish(&mut self, attempted: Attempted) {
-        let Attempted { queued, settlement, health, in_flight, slot } = attempted;
+        let Attempted { queued, settlement, took, health, in_flight, slot } = attempted;
         let (chat, partition) = (queued.chat(), queued.parking.partition());
         if settlement == Settlement::Delivered {
-            self.ramp.succeeded();
+            self.ramp.succeeded(took, self.chats.waiting() > 0);
         }
         self.sources.forget(&queued);
         if settlement == Settlement::Open {

@@ -39,7 +39,7 @@ use crate::{
             health_log::HealthLog,
             intake::{Intake, IntakeOptions},
         },
-        redis::{health::HealthStore, log::AttemptLog},
+        redis::{health::HealthStore, log::AttemptLog, turns::Turns},
     },
     model::ids::WebhookId,
 };
@@ -54,6 +54,7 @@ struct Deliver {
     health: HealthStore,
     health_log: HealthLog,
     log: AttemptLog,
+    turns: Turns,
     /// Requests run apart, so that no endpoint can delay the reading.
     requests: tokio::runtime::Handle,
     /// Room for bundles that wait, in KiB.
@@ -87,6 +88,7 @@ pub fn start(
         health: HealthStore::new(process.redis.clone(), prefix),
         health_log,
         log: AttemptLog::new(process.redis.clone(), prefix),
+        turns: Turns::new(process.redis.clone(), prefix),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
         lanes: Mutex::default(),
         process: process.clone(),
