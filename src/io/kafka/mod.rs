@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod cursor;
 pub mod embedded;
 pub mod follow;
 pub mod health_log;

@@ -1,5 +1,6 @@
 //! The role `aggregate`: `message-events` to windows in Redis to `bundles`.
 
+mod ahead;
 mod checks;
 mod claim;
 mod closing;
