@@ -5,6 +5,7 @@ pub mod attempt;
 pub mod body;
 pub mod bundle;
 pub mod event;
+pub mod log_entry;
 pub mod metadata;
 pub mod notice;
 pub mod poison;

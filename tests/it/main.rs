@@ -5,6 +5,7 @@ mod support;
 mod crashes;
 mod delivery;
 mod failures;
+mod log;
 mod messages;
 mod operations;
 mod oracle;

@@ -2,9 +2,9 @@
 
 pub mod connection;
 pub mod health;
-pub mod log;
 pub mod queue;
 pub mod server;
+pub mod views;
 pub mod windows;
 
 pub use connection::{Redis, StoreError};

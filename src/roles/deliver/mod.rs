@@ -14,6 +14,7 @@ mod recorded;
 mod restore;
 mod settlements;
 mod slots;
+mod views;
 
 use std::{
     collections::HashMap,
@@ -26,6 +27,7 @@ use self::{
     lane::{Lane, Message},
     parking::Parking,
     queued::Queued,
+    views::Views,
 };
 use super::process::Process;
 use crate::{
@@ -33,7 +35,7 @@ use crate::{
     io::{
         http::HttpClient,
         kafka::intake::{Intake, IntakeOptions},
-        redis::{health::HealthStore, log::AttemptLog},
+        redis::health::HealthStore,
     },
     model::ids::WebhookId,
 };
@@ -46,7 +48,7 @@ struct Deliver {
     from: Option<StartFrom>,
     client: HttpClient,
     health: HealthStore,
-    log: AttemptLog,
+    views: Views,
     /// Requests run apart, so that no endpoint can delay the reading.
     requests: tokio::runtime::Handle,
     /// Room for bundles that wait, in KiB.
@@ -74,7 +76,7 @@ pub fn start(
     let deliver = Arc::new(Deliver {
         client: HttpClient::new(settings.addresses(), settings.request_timeout)?,
         health: HealthStore::new(process.redis.clone(), prefix),
-        log: AttemptLog::new(process.redis.clone(), prefix),
+        views: Views::default(),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
         lanes: Mutex::default(),
         process: process.clone(),

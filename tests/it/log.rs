@@ -1,0 +1,193 @@
+//! The log of a webhook and what is counted of it by day.
+
+use std::collections::BTreeMap;
+
+use bundlehook::io::attempt_log::{AttemptLog, LoggedAttempt};
+use bundlehook::model::ids::WebhookId;
+use bundlehook::model::statistics::{DayCounts, LogEntry, Statistics};
+use bundlehook::wire::attempt::AttemptRecord;
+use serde_json::json;
+
+use crate::support::{
+    Answer, Behaviour, LIMIT, Record, System, answer, event, message_ids, ok, receiver, system, wait_until,
+    webhook,
+};
+
+/// A dead member of a group is noticed after so long.
+const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
+
+fn id(webhook: &str) -> WebhookId {
+    WebhookId::parse(webhook).expect("it is an id")
+}
+
+fn events(chats: usize, count: usize) -> Vec<serde_json::Value> {
+    (0..count).map(|n| event("ws", &format!("c{}", n % chats), &format!("{n:04}"))).collect()
+}
+
+/// Refuses each message whose number is a multiple of ten, the first time.
+fn refuse_tenths_once() -> Behaviour {
+    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    answer(move |request| {
+        let message = message_ids(request).concat();
+        let is_new_tenth =
+            message.ends_with('0') && seen.lock().expect("no holder panics").insert(message.clone());
+        Answer::status(if is_new_tenth { 500 } else { 200 }).body(format!("got {message}"))
+    })
+}
+
+/// The attempts of a webhook with their places, newest first.
+async fn attempts(system: &System, webhook: &str) -> Vec<(Record, AttemptRecord)> {
+    let records = system.records("delivery-attempts").await;
+    let parse = |record: Record| {
+        let attempt: AttemptRecord = serde_json::from_value(record.json()).expect("it is an attempt");
+        (record, attempt)
+    };
+    let mut attempts: Vec<_> = records.into_iter().map(parse).collect();
+    attempts.retain(|(_, attempt)| attempt.webhook_id.as_str() == webhook);
+    attempts.sort_by_key(|(record, attempt)| {
+        std::cmp::Reverse((attempt.started_at.clone(), record.partition, record.offset))
+    });
+    attempts
+}
+
+/// Deliveries and failures by day, as the records say.
+fn counted(attempts: &[(Record, AttemptRecord)]) -> BTreeMap<String, (u64, u64)> {
+    let mut days: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for (_, attempt) in attempts {
+        let (deliveries, failures) = days.entry(attempt.started_at[..10].to_owned()).or_default();
+        *if attempt.outcome.is_delivered() { deliveries } else { failures } += 1;
+    }
+    days
+}
+
+fn shown(statistics: &Statistics) -> BTreeMap<String, (u64, u64)> {
+    let of_day = |day: &DayCounts| (day.day.to_string(), (day.deliveries, day.failures));
+    statistics.days.iter().map(of_day).filter(|(_, counts)| *counts != (0, 0)).collect()
+}
+
+/// Waits until the views of a webhook hold every attempt there is.
+async fn wait_reflected(system: &System, log: &AttemptLog, webhook: &str) -> Vec<(Record, AttemptRecord)> {
+    let attempts = attempts(system, webhook).await;
+    let expected = counted(&attempts);
+    wait_until("the counts to be those of the topic", LIMIT, async || {
+        log.statistics(&id(webhook)).await.is_ok_and(|statistics| shown(&statistics) == expected)
+    })
+    .await;
+    attempts
+}
+
+fn places(entries: &[LogEntry]) -> Vec<(i32, i64)> {
+    entries.iter().map(|entry| (entry.partition, entry.offset)).collect()
+}
+
+#[tokio::test]
+async fn the_log_holds_the_last_hundred_attempts_of_all_partitions_newest_first_with_all_that_was_sent_and_received()
+ {
+    let receiver = receiver(refuse_tenths_once());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"headers": {"X-Key": "s3cret"}}));
+    let Some(system) = system(2_000).partitions(3).start(&[settings]).await else { return };
+    system.publish(&events(24, 130)).await;
+    system.wait_delivered().await;
+    receiver.wait_for(|requests| requests.len() >= 143, "everything").await;
+    let log = system.attempt_log().await;
+
+    let attempts = wait_reflected(&system, &log, "wh").await;
+
+    assert!(attempts.len() >= 143);
+    let hundred = log.recent(&id("wh"), 100).await.expect("redis answers");
+    let newest: Vec<_> = attempts.iter().take(100).map(|(r, _)| (r.partition, r.offset)).collect();
+    assert_eq!(places(&hundred), newest);
+    assert_eq!(
+        newest.iter().map(|(partition, _)| partition).collect::<std::collections::BTreeSet<_>>().len(),
+        3
+    );
+    let ten = log.recent_in_full(&id("wh"), 10).await.expect("kafka answers");
+    let all = log.recent_in_full(&id("wh"), 100).await.expect("kafka answers");
+    assert_eq!(all[..10], ten);
+    let requests = receiver.requests();
+    for (LoggedAttempt { entry, record, body }, (_, attempt)) in all.iter().zip(&attempts) {
+        assert_eq!(record.as_ref(), Some(attempt));
+        assert_eq!(
+            (entry.status, entry.attempt),
+            (attempt.response.as_ref().map(|r| r.status), attempt.attempt)
+        );
+        let post = requests
+            .iter()
+            .find(|request| request.header("webhook-id") == Some(&entry.bundle_id.to_string()))
+            .expect("it was received");
+        assert_eq!(body.as_ref(), Some(&post.body));
+        assert_eq!(
+            attempt.response.as_ref().map(|r| r.body.clone()),
+            Some(format!("got {}", message_ids(post)[0]))
+        );
+        assert!(attempt.request.headers.contains(&("x-key".to_owned(), "***".to_owned())));
+    }
+}
+
+#[tokio::test]
+async fn what_redis_lost_of_logs_and_counts_comes_back_while_the_roles_run_and_after_a_restart() {
+    let receiver = receiver(refuse_tenths_once());
+    let settings = ["wh-1", "wh-2"].map(|id| webhook(id, "ws", &receiver.url(&format!("/{id}")), json!({})));
+    let setup = system(2_000).partitions(2).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&settings).await else { return };
+    system.publish(&events(12, 120)).await;
+    system.wait_delivered().await;
+    let log = system.attempt_log().await;
+    let mut before = Vec::new();
+    for webhook in ["wh-1", "wh-2"] {
+        wait_reflected(&system, &log, webhook).await;
+        before.push((
+            log.recent(&id(webhook), 100).await.expect("redis answers"),
+            log.statistics(&id(webhook)).await.expect("redis answers"),
+        ));
+    }
+    assert_eq!(before[0].0.len(), 100);
+    assert!(before[0].1.last_response.is_some() && before[0].1.error_rate() > Some(0.0));
+
+    for restarts in [false, true] {
+        if restarts {
+            system.deliver.process.sigkill();
+            system.deliver.process.wait_exit(LIMIT).await;
+        }
+        system.redis.flushall().await;
+        if restarts {
+            system.restart("deliver").await;
+        }
+        for (webhook, (recent, statistics)) in ["wh-1", "wh-2"].into_iter().zip(&before) {
+            wait_until("the views to come back", LIMIT, async || {
+                log.statistics(&id(webhook)).await.is_ok_and(|now| now == *statistics)
+            })
+            .await;
+            assert_eq!(log.recent(&id(webhook), 100).await.expect("redis answers"), *recent);
+        }
+    }
+    system.publish(&[event("ws", "c1", "later")]).await;
+    receiver.wait_for(|requests| requests.iter().any(|r| message_ids(r) == ["later"]), "the message").await;
+    system.wait_delivered().await;
+    wait_reflected(&system, &log, "wh-1").await;
+}
+
+#[tokio::test]
+async fn the_counts_are_those_of_the_topic_though_deliver_is_killed_again_and_again() {
+    let receiver = receiver(refuse_tenths_once());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let setup = system(2_000).partitions(2).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&[settings]).await else { return };
+    system.publish(&events(20, 600)).await;
+    for kill in 1..=3 {
+        receiver.wait_for(|requests| requests.len() >= kill * 100, "some of them").await;
+        system.deliver.process.sigkill();
+        system.deliver.process.wait_exit(LIMIT).await;
+        system.restart("deliver").await;
+    }
+    receiver.set(ok()).await;
+
+    system.wait_delivered().await;
+
+    let log = system.attempt_log().await;
+    let attempts = wait_reflected(&system, &log, "wh").await;
+    assert!(attempts.len() >= 600);
+    let recent = log.recent(&id("wh"), 100).await.expect("redis answers");
+    let newest: Vec<_> = attempts.iter().take(100).map(|(r, _)| (r.partition, r.offset)).collect();
+    assert_eq!(places(&recent), newest);
+}
