@@ -10,6 +10,7 @@ pub mod metadata;
 pub mod notice;
 pub mod poison;
 pub mod settings;
+pub mod skips;
 pub mod state;
 mod text;
 pub mod waiting;

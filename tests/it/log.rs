@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use bundlehook::io::attempt_log::{AttemptLog, LoggedAttempt};
+use bundlehook::model::event::Skip;
 use bundlehook::model::ids::WebhookId;
-use bundlehook::model::statistics::{DayCounts, LogEntry, Statistics};
+use bundlehook::model::statistics::{Day, DayCounts, LogEntry, Statistics};
+use bundlehook::model::time::Millis;
 use bundlehook::wire::attempt::AttemptRecord;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Behaviour, LIMIT, Record, System, answer, event, message_ids, ok, receiver, system, wait_until,
-    webhook,
+    Answer, Behaviour, LIMIT, Outgoing, Record, System, answer, event, message_ids, ok, receiver, system,
+    wait_until, webhook,
 };
 
 /// A dead member of a group is noticed after so long.
@@ -190,4 +192,126 @@ async fn the_counts_are_those_of_the_topic_though_deliver_is_killed_again_and_ag
     let recent = log.recent(&id("wh"), 100).await.expect("redis answers");
     let newest: Vec<_> = attempts.iter().take(100).map(|(r, _)| (r.partition, r.offset)).collect();
     assert_eq!(places(&recent), newest);
+}
+
+/// What was skipped for a webhook, by reason.
+async fn skipped(log: &AttemptLog, webhook: &str) -> BTreeMap<Skip, u64> {
+    let statistics = log.statistics(&id(webhook)).await.expect("redis answers");
+    let mut reasons = BTreeMap::new();
+    for (reason, count) in statistics.days.into_iter().flat_map(|day| day.skipped) {
+        *reasons.entry(reason).or_default() += count;
+    }
+    reasons
+}
+
+async fn wait_skipped(log: &AttemptLog, webhook: &str, expected: &BTreeMap<Skip, u64>) {
+    wait_until(&format!("the skips of `{webhook}` to be {expected:?}"), LIMIT, async || {
+        skipped(log, webhook).await == *expected
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn skips_are_counted_by_reason_for_each_webhook_that_would_have_got_the_message() {
+    let receiver = receiver(ok());
+    let url = receiver.url("/");
+    let webhooks = [
+        webhook("each", "ws", &url, json!({})),
+        webhook("hourly", "ws", &url, json!({"granularity": "1h"})),
+        webhook("off", "ws", &url, json!({"enabled": false})),
+        webhook("other", "ws-other", &url, json!({})),
+    ];
+    let setup = system(3_000).partitions(2).env("BUNDLEHOOK_MAX_AGE", "1h");
+    let Some(system) = setup.start(&webhooks).await else { return };
+    let changed = |id: &str, pointer: &str, value: Value| {
+        let mut event = event("ws", "c", id);
+        event["message"][pointer] = value;
+        event
+    };
+    let mut otherwise_broken = changed("photo-2", "attachments", json!([{}]));
+    otherwise_broken["chat"] = json!(7);
+    system.window_start(1).await;
+
+    system
+        .publish(&[
+            changed("photo", "attachments", json!([{"filename": "a.jpg"}])),
+            changed("blank", "text", json!(" ")),
+            changed("null", "text", Value::Null),
+            changed("old", "timestamp", json!("2021-02-24T16:25:29+0000")),
+            event("ws", "c", "twice"),
+            event("ws", "c", "twice"),
+            event("ws-unknown", "c", "stranger"),
+        ])
+        .await;
+    let broken = Outgoing::new("c", otherwise_broken.to_string());
+    system.produce("message-events", [broken]).await;
+
+    let log = system.attempt_log().await;
+    let mut expected = BTreeMap::from([
+        (Skip::Attachments, 2),
+        (Skip::EmptyText, 2),
+        (Skip::TooOld, 1),
+        (Skip::Duplicate, 1),
+    ]);
+    for webhook in ["each", "hourly"] {
+        wait_skipped(&log, webhook, &expected).await;
+    }
+    let records = system.records("message-skips").await;
+    let from: i64 = records.iter().map(|record| record.timestamp).min().expect("there are some");
+    let today = log.statistics(&id("each")).await.expect("redis answers");
+    let first = today.days.iter().find(|day| !day.skipped.is_empty()).expect("some were skipped");
+    assert!([Day::of(Millis(from)), Day::of(Millis(from - 60_000))].contains(&first.day));
+
+    system.redis.flushall().await;
+    for webhook in ["each", "hourly"] {
+        wait_skipped(&log, webhook, &expected).await;
+    }
+    system.publish(&[changed("photo-3", "attachments", json!([{}]))]).await;
+    *expected.entry(Skip::Attachments).or_default() += 1;
+    wait_skipped(&log, "hourly", &expected).await;
+    for webhook in ["off", "other"] {
+        assert_eq!(skipped(&log, webhook).await, BTreeMap::new());
+    }
+}
+
+#[tokio::test]
+async fn no_skip_is_counted_twice_or_not_at_all_though_aggregate_is_killed_and_redis_forgets() {
+    const BATCH: usize = 400;
+    let receiver = receiver(ok());
+    let webhooks = ["none", "1h"].map(|g| webhook(g, "ws", &receiver.url("/"), json!({"granularity": g})));
+    let setup = system(2_000).partitions(2).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&webhooks).await else { return };
+    let batch = |round: usize| -> Vec<Value> {
+        let photo = |n: usize| {
+            let mut event = event("ws", &format!("c{}", n % 8), &format!("{round}-{n:04}"));
+            if !n.is_multiple_of(4) {
+                event["message"]["attachments"] = json!([{}]);
+            }
+            event
+        };
+        (0..BATCH).map(photo).collect()
+    };
+    for round in 0..4 {
+        system.publish(&batch(round)).await;
+        let series = "bundlehook_events_read_total";
+        system.aggregate.wait_sum(series, 1.0).await;
+        if round == 1 {
+            // Long enough that what was counted is published, before or after the kill.
+            system.wait_records("message-skips", |records| !records.is_empty()).await;
+        }
+        system.aggregate.process.sigkill();
+        system.aggregate.process.wait_exit(LIMIT).await;
+        if round == 2 {
+            system.redis.flushall().await;
+        }
+        system.restart("aggregate").await;
+    }
+
+    system.wait_done().await;
+
+    let log = system.attempt_log().await;
+    let expected = BTreeMap::from([(Skip::Attachments, (4 * BATCH * 3 / 4) as u64)]);
+    for webhook in ["none", "1h"] {
+        wait_skipped(&log, webhook, &expected).await;
+    }
 }
