@@ -4,6 +4,7 @@ pub mod connection;
 pub mod health;
 pub mod queue;
 pub mod server;
+pub mod turns;
 pub mod views;
 pub mod windows;
 

@@ -230,6 +230,13 @@ impl System {
         *(if role == "aggregate" { &mut self.aggregate } else { &mut self.deliver }) = started;
     }
 
+    /// Starts another process of a role.
+    pub async fn another(&self, role: &'static str) -> Role {
+        let started = Role::start(role, &self.env);
+        started.process.wait_ready().await;
+        started
+    }
+
     /// The logs of webhooks, read as whoever shows them reads them.
     pub async fn attempt_log(&self) -> AttemptLog {
         let url = self.redis.url().parse().expect("the rig makes URLs");
