@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use bundlehook::io::attempt_log::{AttemptLog, LoggedAttempt};
+use bundlehook::io::clock;
 use bundlehook::model::event::Skip;
 use bundlehook::model::ids::WebhookId;
 use bundlehook::model::statistics::{Day, DayCounts, LogEntry, Statistics};
 use bundlehook::model::time::Millis;
 use bundlehook::wire::attempt::AttemptRecord;
+use bundlehook::wire::skips::{SkipRecord, WebhookSkips};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Behaviour, LIMIT, Outgoing, Record, System, answer, event, message_ids, ok, receiver, system,
-    wait_until, webhook,
+    Answer, Behaviour, LIMIT, Outgoing, Record, System, answer, committed, event, message_ids, ok, receiver,
+    system, wait_until, webhook,
 };
 
 /// A dead member of a group is noticed after so long.
@@ -314,4 +316,42 @@ async fn no_skip_is_counted_twice_or_not_at_all_though_aggregate_is_killed_and_r
     for webhook in ["none", "1h"] {
         wait_skipped(&log, webhook, &expected).await;
     }
+}
+
+#[tokio::test]
+async fn skips_that_were_published_but_not_committed_as_done_are_not_counted_again() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let setup = system(2_000).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&[settings]).await else { return };
+    let photos = |count: usize| -> Vec<Value> {
+        let photo = |n: usize| {
+            let mut event = event("ws", "c", &n.to_string());
+            event["message"]["attachments"] = json!([{}]);
+            event
+        };
+        (0..count).map(photo).collect()
+    };
+    system.publish(&photos(1)).await;
+    system.wait_done().await;
+    system.aggregate.process.sigkill();
+    system.aggregate.process.wait_exit(LIMIT).await;
+    system.publish(&photos(5)).await;
+    let group = format!("{}bundlehook-aggregate", system.prefix);
+    let committed = committed(system.kafka.servers(), &group, &system.topic("message-events")).await;
+    let metadata: Value = serde_json::from_str(&committed[0].metadata).expect("it is JSON");
+    let skips = WebhookSkips {
+        webhook_id: id("wh"),
+        day: Day::of(clock::now()),
+        reasons: BTreeMap::from([(Skip::Attachments, 5)]),
+    };
+    let topic = metadata["topic"].as_str().expect("it is a text").to_owned();
+    let record = SkipRecord::new(topic, 0, (1, 6), vec![skips]);
+    system.produce("message-skips", [Outgoing::new("0", record.encode())]).await;
+
+    system.restart("aggregate").await;
+    system.publish(&photos(1)).await;
+
+    let log = system.attempt_log().await;
+    wait_skipped(&log, "wh", &BTreeMap::from([(Skip::Attachments, 7)])).await;
 }

@@ -16,3 +16,4 @@ mod schemas;
 mod settings;
 mod skips;
 mod tools;
+mod views;
