@@ -355,3 +355,26 @@ async fn skips_that_were_published_but_not_committed_as_done_are_not_counted_aga
     let log = system.attempt_log().await;
     wait_skipped(&log, "wh", &BTreeMap::from([(Skip::Attachments, 7)])).await;
 }
+
+#[tokio::test]
+async fn what_a_former_owner_publishes_late_counts_too_and_what_is_lost_of_one_webhook_comes_back() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let Some(system) = system(2_000).start(&[settings]).await else { return };
+    let log = system.attempt_log().await;
+    system.publish(&events(4, 20)).await;
+    system.wait_delivered().await;
+    let attempts = wait_reflected(&system, &log, "wh").await;
+    let late = Outgoing::new("wh", attempts[0].0.text()).partition(0);
+    system.produce("delivery-attempts", [late]).await;
+
+    system.publish(&[event("ws", "c1", "later")]).await;
+    system.wait_delivered().await;
+
+    assert_eq!(wait_reflected(&system, &log, "wh").await.len(), 22);
+    let gone: i64 = system.redis.command(&["DEL", &format!("{{{}wh:wh}}:counts", system.prefix)]).await;
+    assert_eq!(gone, 1);
+    system.publish(&[event("ws", "c1", "latest")]).await;
+    system.wait_delivered().await;
+    assert_eq!(wait_reflected(&system, &log, "wh").await.len(), 23);
+}
