@@ -3,6 +3,7 @@
 pub mod aggregate;
 pub mod deliver;
 pub mod dev;
+pub mod follow;
 pub mod process;
 
 use std::{sync::atomic::Ordering, time::Duration};

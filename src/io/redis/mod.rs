@@ -2,10 +2,10 @@
 
 pub mod connection;
 pub mod health;
-pub mod log;
 pub mod queue;
 pub mod server;
 pub mod turns;
+pub mod views;
 pub mod windows;
 
 pub use connection::{Redis, StoreError};

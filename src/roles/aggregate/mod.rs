@@ -6,6 +6,7 @@ mod claim;
 mod closing;
 mod partition;
 mod progress;
+mod skips;
 
 use std::{sync::Arc, time::Duration};
 

@@ -15,6 +15,7 @@ use super::{
     Aggregate, Trouble,
     ahead::Ahead,
     progress::{Progress, safe_offset},
+    skips::Skips,
 };
 use crate::{
     flow::event_to_window::{Plan, Planner, SourceRecord},
@@ -60,6 +61,8 @@ pub(super) struct Partition<'a> {
     pub(super) source: Source,
     pub(super) metadata: AggregateMetadata,
     pub(super) progress: Progress,
+    /// Messages that did not count.
+    skips: Skips,
     /// Boundaries at which windows are open, with the first offset of the oldest.
     pub(super) open: BTreeMap<Millis, i64>,
     /// Boundaries that are closed but whose windows are not all published.
@@ -119,6 +122,7 @@ impl<'a> Partition<'a> {
         applied: i64,
         start: i64,
     ) -> Result<Self, Trouble> {
+        let skips = Skips::new(&role.process, &source, metadata.skips.unwrap_or(start));
         let open = store.open_boundaries().await?;
         let (source_partition, none_done) = (source.partition, metadata.none);
         let last_closed = metadata.boundaries.closed_before(applied);
@@ -129,6 +133,7 @@ impl<'a> Partition<'a> {
             source,
             metadata,
             progress: Progress::default(),
+            skips,
             open,
             pending,
             rank: 0,
@@ -171,6 +176,7 @@ impl<'a> Partition<'a> {
         loop {
             self.collect();
             self.publish_parts().await?;
+            self.publish_skips(false).await?;
             let more = self.close_some().await?;
             if Instant::now() >= self.next_commit {
                 self.commit(feed).await?;
@@ -200,10 +206,14 @@ impl<'a> Partition<'a> {
 
     /// Waits for what is on its way and commits it.
     async fn drain(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
-        while !self.progress.is_idle() {
+        loop {
+            self.collect();
+            self.publish_skips(true).await?;
+            if self.progress.is_idle() && self.skips.is_idle() {
+                break;
+            }
             let wake = self.wake.clone();
             let _ = tokio::time::timeout(TICK, wake.notified()).await;
-            self.collect();
         }
         self.commit(feed).await
     }
@@ -295,12 +305,21 @@ impl<'a> Partition<'a> {
         metrics.redis_duration.with_label_values(&["apply"]).observe(started.elapsed().as_secs_f64());
         self.publish(&plan, &applied, segment, next).await?;
         self.count(&plan, &applied, segment);
+        self.skips.count(&plan, &applied, next);
+        self.metadata.skips = Some(self.skips.done());
         self.note_open(&plan);
         self.parts_sealed |= applied.sealed > 0;
         self.position = next;
         self.applied = self.applied.max(next);
         self.end_ahead(next);
         segment.clear();
+        Ok(())
+    }
+
+    /// Publishes the skips that wait, or all of them.
+    async fn publish_skips(&mut self, all: bool) -> Result<(), Trouble> {
+        self.skips.publish(&self.role.process, &self.wake, all).await?;
+        self.metadata.skips = Some(self.skips.done());
         Ok(())
     }
 
@@ -417,8 +436,9 @@ impl<'a> Partition<'a> {
         for (skip, count) in &plan.skips {
             metrics.events_skipped.with_label_values(&[skip.as_str()]).inc_by(*count);
         }
+        let duplicates = applied.duplicates.len() as u64;
         let repeats = applied.repeats.iter().filter(|repeat| **repeat).count() as u64;
-        metrics.events_skipped.with_label_values(&["duplicate"]).inc_by(applied.duplicates + repeats);
+        metrics.events_skipped.with_label_values(&["duplicate"]).inc_by(duplicates + repeats);
         for letter in &plan.dead_letters {
             metrics.dead_letters.with_label_values(&[letter.poison.reason.as_str()]).inc();
             warn!(partition = self.source.partition, offset = letter.offset, poison = %letter.poison, "dead letter");

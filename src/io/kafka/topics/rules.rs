@@ -192,12 +192,13 @@ impl TopicRule {
 }
 
 /// The names of all topics, in the order of the flow.
-pub(super) fn names(topics: &Topics) -> [&str; 10] {
+pub(super) fn names(topics: &Topics) -> [&str; 11] {
     [
         &topics.message_events,
         &topics.webhook_settings,
         &topics.webhook_states,
         &topics.webhook_health,
+        &topics.message_skips,
         &topics.bundles,
         &topics.waiting_deliveries,
         &topics.delivery_attempts,
@@ -219,6 +220,7 @@ pub fn rules(topics: &Topics, existing: &Existings, partitions: i32) -> Vec<Topi
         TopicRule::new(&topics.webhook_settings, history(&facts)),
         TopicRule::new(&topics.webhook_states, history(&facts)),
         TopicRule::new(&topics.webhook_health, vec![SettingRule::is(CLEANUP_POLICY, "compact")]),
+        TopicRule::new(&topics.message_skips, message_skips()).partitions(sources, partitions),
         TopicRule::new(&topics.bundles, bundles(&facts)).partitions(sources, partitions),
         TopicRule::new(&topics.waiting_deliveries, waiting_deliveries()).partitions(lanes, partitions),
         TopicRule::new(&topics.delivery_attempts, delivery_attempts()).partitions(lanes, partitions),
@@ -285,6 +287,13 @@ fn history(facts: &Facts) -> Vec<SettingRule> {
         SettingRule::at_least(MIN_COMPACTION_LAG_MS, facts.events_kept.saturating_add(HISTORY_KEPT_LONGER)),
         SettingRule::any(MAX_MESSAGE_BYTES, MIB),
     ]
+}
+
+/// Kept for as long as skips are counted.
+fn message_skips() -> Vec<SettingRule> {
+    let mut settings = kept(10 * DAY);
+    settings.push(SettingRule::at_least(MAX_MESSAGE_BYTES, MIB));
+    settings
 }
 
 fn bundles(facts: &Facts) -> Vec<SettingRule> {

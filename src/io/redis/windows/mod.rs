@@ -53,8 +53,8 @@ pub struct Found {
 /// What a batch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Messages of windows that were repeats.
-    pub duplicates: u64,
+    /// The messages of windows that were repeats, by their place among all of the plan's windows.
+    pub duplicates: Vec<usize>,
     /// Parts that were sealed.
     pub sealed: u64,
     /// For each message sent at once: it is a repeat.
@@ -260,8 +260,12 @@ impl WindowStore {
         for (key, window) in &plan.windows {
             self.add_window(&mut call, key, window);
         }
-        let (duplicates, sealed, repeats): (u64, u64, String) = self.redis.invoke(&call).await?;
-        Ok(Applied { duplicates, sealed, repeats: repeats.chars().map(|flag| flag == '1').collect() })
+        let (sealed, repeats, duplicates): (u64, String, Vec<usize>) = self.redis.invoke(&call).await?;
+        Ok(Applied {
+            duplicates: duplicates.into_iter().map(|ordinal| ordinal - 1).collect(),
+            sealed,
+            repeats: repeats.chars().map(|flag| flag == '1').collect(),
+        })
     }
 
     fn add_window(&self, call: &mut ScriptInvocation<'_>, key: &WindowKey, window: &WindowAppend) {
