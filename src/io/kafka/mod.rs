@@ -4,6 +4,7 @@ pub mod admin;
 pub mod client;
 pub mod embedded;
 pub mod intake;
+pub mod onlooker;
 pub mod publisher;
 pub mod reader;
 pub mod replay;

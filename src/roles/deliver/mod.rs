@@ -27,7 +27,7 @@ use self::{
     parking::Parking,
     queued::Queued,
 };
-use super::process::Process;
+use super::{checks, process::Process};
 use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
@@ -58,12 +58,17 @@ struct Deliver {
 ///
 /// # Errors
 /// If Kafka or TLS refuse what the role begins with.
-pub fn start(
+pub async fn start(
     process: &Process,
     settings: DeliverySettings,
     from: Option<StartFrom>,
     requests: tokio::runtime::Handle,
 ) -> anyhow::Result<Intake> {
+    if !process.embedded {
+        let topics = &process.topics;
+        let own = [&*topics.bundles, &topics.waiting_deliveries, &topics.delivery_attempts];
+        checks::topics(process, &own).await?;
+    }
     let options = IntakeOptions {
         topic: process.topics.bundles.clone(),
         group: process.topics.group("deliver"),
