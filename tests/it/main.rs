@@ -3,12 +3,15 @@
 mod support;
 
 mod crashes;
+mod dead_letters;
 mod delivery;
+mod doctor;
 mod failures;
 mod messages;
 mod operations;
 mod oracle;
 mod parking;
+mod partitions;
 mod queue;
 mod rig;
 mod schemas;

@@ -76,8 +76,7 @@ pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<
     if let Some(incarnation) = &look.incarnation {
         let at = format!("{tag}:{incarnation}");
         look.sealed_parts = redis.command(redis::cmd("HLEN").arg(format!("{at}:parts"))).await?;
-        let open: BTreeMap<i64, i64> =
-            redis.command(redis::cmd("HGETALL").arg(format!("{at}:open"))).await?;
+        let open: BTreeMap<i64, i64> = redis.command(redis::cmd("HGETALL").arg(format!("{at}:open"))).await?;
         for (boundary, first_offset) in open {
             look.open.push(boundary_at(redis, &at, Millis(boundary), first_offset).await?);
         }
