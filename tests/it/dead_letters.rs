@@ -58,7 +58,7 @@ async fn what_could_not_be_processed_is_listed_shown_and_published_again() {
     let of = |reason: &str| all.iter().find(|letter| letter["reason"] == reason).expect("it is listed");
     assert_eq!(of("invalid_utf8")["source_offset"], 1);
     assert_eq!(listed(&system, &["--reason", "null_value"]).await, [of("null_value").clone()]);
-    assert_eq!(listed(&system, &["--topic", "webhook-settings"]).await, [of("missing_field").clone()]);
+    assert_eq!(listed(&system, &["--topic", "webhook-settings"]).await, [of("invalid_settings").clone()]);
     assert_eq!(listed(&system, &["--since", "2100-01-01T00:00:00Z"]).await, [Value::Null; 0]);
     assert_eq!(listed(&system, &["--limit", "1"]).await, [all[3].clone()]);
     let table = dead_letters(&system, &["list"]).await.stdout;
@@ -92,7 +92,7 @@ async fn what_could_not_be_processed_is_listed_shown_and_published_again() {
         &dead_letters(&system, &["redrive", "0/99", "message-events/0/0"]).await,
         "`0/99`; nothing was published",
     );
-    let settings = format!("{}/{}", of("missing_field")["partition"], of("missing_field")["offset"]);
+    let settings = format!("{}/{}", of("invalid_settings")["partition"], of("invalid_settings")["offset"]);
     assert_refused(
         &dead_letters(&system, &["redrive", &settings]).await,
         "only messages can be published again",

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bundlehook::config::KafkaSettings;
+use bundlehook::io::kafka::publisher::{Outgoing, Publisher};
 use serde_json::{Value, json};
 
-use crate::support::{
-    self, LIMIT, Outgoing, System, event, message_ids, ok, receiver, system, wait_until, webhook,
-};
+use crate::support::{self, LIMIT, System, event, message_ids, ok, receiver, system, wait_until, webhook};
 
 const CHATS: usize = 24;
 /// New partitions are looked for so often here.
@@ -53,25 +53,25 @@ async fn nothing_is_lost_and_a_window_costs_at_most_one_more_post() {
         ids.into_iter().collect::<BTreeSet<_>>().len()
     };
     assert_eq!((numbers(&at_once.requests()), numbers(&bundled.requests())), (400, 400));
-    let mut posts = BTreeMap::<(String, String), usize>::new();
-    for request in bundled.requests() {
-        let body = request.json();
-        *posts
-            .entry((body["chat"]["chat_id"].to_string(), body["window"]["start"].to_string()))
-            .or_default() += 1;
+    let written = system.records("bundles").await;
+    let mut posts = BTreeMap::new();
+    for bundle in written.iter().filter(|bundle| bundle.header("granularity") == Some("1h")) {
+        *posts.entry((bundle.key(), bundle.header("window-start"))).or_insert(0) += 1;
     }
     assert!(posts.values().all(|posts| *posts <= 2), "{posts:?}");
-    let partitions: BTreeSet<i32> =
-        system.records("bundles").await.iter().map(|record| record.partition).collect();
+    let partitions: BTreeSet<i32> = written.iter().map(|bundle| bundle.partition).collect();
     assert_eq!(partitions, BTreeSet::from([0, 1, 2, 3]), "the new partitions were used");
     for role in [&system.aggregate, &system.deliver] {
         assert_eq!(role.process.exit_status(), None, "no process ended");
     }
 }
 
-fn records(range: std::ops::Range<usize>) -> impl Iterator<Item = Outgoing> {
+fn records(range: std::ops::Range<usize>) -> impl Iterator<Item = support::Outgoing> {
     events(range).into_iter().map(|event| {
-        Outgoing::new(event["chat"]["chat_id"].as_str().expect("the id is a text"), event.to_string())
+        support::Outgoing::new(
+            event["chat"]["chat_id"].as_str().expect("the id is a text"),
+            event.to_string(),
+        )
     })
 }
 
@@ -82,7 +82,7 @@ async fn settings_in_a_partition_that_came_later_are_followed() {
     let Some(system) = system(2_000).start(&webhooks).await else { return };
     grow(&system, &["webhook-settings", "webhook-states"], 2).await;
     let more = webhook("wh-2", "ws", &second.url("/"), json!({}));
-    let record = Outgoing::new("wh-2", more.to_string()).partition(1);
+    let record = support::Outgoing::new("wh-2", more.to_string()).partition(1);
     support::produce_afresh(system.kafka.servers(), &system.topic("webhook-settings"), [record]).await;
     system.settings_count().await;
 
@@ -96,4 +96,32 @@ async fn settings_in_a_partition_that_came_later_are_followed() {
         system.deliver.process.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_producer_finds_a_partition_that_came_since_it_asked() {
+    let Some(kafka) = support::kafka().await else { return };
+    let topic = format!("{}bundles", kafka.prefix());
+    kafka.create_topic(&topic, 1, &[]).await;
+    // Without asking by itself in the meantime.
+    let properties = BTreeMap::from([("topic.metadata.refresh.interval.ms".to_owned(), "-1".to_owned())]);
+    let settings = KafkaSettings::embedded(kafka.servers().to_owned(), properties);
+    let publisher = Publisher::new(&settings, false).expect("a producer needs no network");
+    let publish = async |partition| {
+        let record = Outgoing {
+            topic: &topic,
+            partition: Some(partition),
+            key: b"k",
+            value: Some(b"v"),
+            headers: &[],
+        };
+        publisher.publish_and_wait(&record).await
+    };
+    assert_eq!(publish(0).await, Ok(0));
+    kafka.grow_topic(&topic, 3).await;
+
+    assert_eq!(publish(2).await, Ok(0));
+    assert_eq!(publish(0).await, Ok(1));
+    assert!(publish(3).await.is_err(), "there is no such partition");
+    assert_eq!(support::end_offsets(kafka.servers(), &topic).await, [2, 0, 1]);
 }
