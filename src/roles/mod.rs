@@ -103,7 +103,7 @@ impl Roles {
         }
         if let Some(settings) = self.deliver {
             let intake = tokio::select! {
-                intake = deliver::start(&process, settings, self.from, requests.handle()) => intake?,
+                intake = deliver::start(&process, settings, self.from, requests.handle(), &stop) => intake?,
                 () = stop.cancelled() => return Ok(()),
             };
             intakes.push(("deliver", intake));

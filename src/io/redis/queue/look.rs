@@ -46,6 +46,7 @@ pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<
     if owner.is_empty() {
         return Ok(None);
     }
+    let incarnation = owner.get("incarnation").cloned().unwrap_or_default();
     let number = |name| owner.get(name).and_then(|text| text.parse::<i64>().ok());
     let token = |name| owner.get(name).and_then(|text| text.parse().ok());
     let counts: BTreeMap<String, u64> =
@@ -53,7 +54,7 @@ pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<
     let mut webhooks = Vec::with_capacity(counts.len());
     for (webhook, deliveries) in counts {
         let mut first = redis::cmd("ZRANGE");
-        first.arg(format!("{tag}:q:{webhook}")).arg(0).arg(0);
+        first.arg(format!("{tag}:{incarnation}:{webhook}")).arg(0).arg(0);
         let first: Vec<Vec<u8>> = redis.command(&first).await?;
         let oldest = first.first().and_then(|entry| decode_parked(entry).ok());
         webhooks.push(ParkedOf { webhook, deliveries, oldest });
