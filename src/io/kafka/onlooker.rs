@@ -1,11 +1,14 @@
 //! What a consumer group has committed, and where the logs begin and end, asked without joining the group.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 
 use super::client::LoggingContext;
@@ -91,12 +94,21 @@ impl Onlooker {
     /// # Errors
     /// If the brokers do not answer.
     pub async fn members(&self) -> Result<usize, KafkaError> {
-        let group = self.group.clone();
-        self.blocking(move |consumer| {
-            let groups = consumer.fetch_group_list(Some(&group), REQUEST_WAIT)?;
-            Ok(groups.groups().iter().map(|group| group.members().len()).sum())
-        })
-        .await
+        let deadline = Instant::now() + REQUEST_WAIT;
+        loop {
+            let group = self.group.clone();
+            let asked = self.blocking(move |consumer| {
+                let groups = consumer.fetch_group_list(Some(&group), REQUEST_WAIT)?;
+                Ok(groups.groups().iter().map(|group| group.members().len()).sum())
+            });
+            match asked.await {
+                // Other questions are asked again by librdkafka itself.
+                Err(KafkaError::GroupListFetch(code)) if is_moving(code) && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                asked => return asked,
+            }
+        }
     }
 
     /// True if one of the first so many partitions of a topic has a record with a later timestamp than this.
@@ -123,4 +135,10 @@ impl Onlooker {
         let consumer = self.consumer.clone();
         tokio::task::spawn_blocking(move || work(&consumer)).await.map_err(|_| KafkaError::Canceled)?
     }
+}
+
+/// True while the broker that knows the group is being found.
+fn is_moving(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    matches!(code, CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator)
 }

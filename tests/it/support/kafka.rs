@@ -174,6 +174,11 @@ impl Kafka {
         wait_for_leaders(&self.servers, name, partitions as i32).await;
     }
 
+    /// Waits until each partition of a topic can be written.
+    pub async fn wait_for_leaders(&self, topic: &str, partitions: i32) {
+        wait_for_leaders(&self.servers, topic, partitions).await;
+    }
+
     /// Kills a broker without warning, counted from 0; clients are refused until [`Kafka::restart`].
     pub fn kill9(&self, node: usize) {
         let child = self.nodes[node].child.lock().expect("no holder panics").take();
