@@ -185,6 +185,13 @@ async fn settings_that_can_not_be_used_and_too_many_webhooks_are_named() {
     produce(kafka.servers(), &topic, [Outgoing::new("wh-10", settings(10))]).await;
     let report = examine(kafka, &redis, &prefix).await;
     report.says("webhooks a workspace", "warn", &["`ws-big` (11)"]);
+    report.says("webhook settings by partition", "ok", &[]);
+
+    kafka.grow_topic(&topic, 2).await;
+    let moved = Outgoing::new("wh-3", settings(3)).partition(1);
+    support::produce_afresh(kafka.servers(), &topic, [moved]).await;
+    let report = examine(kafka, &redis, &prefix).await;
+    report.says("webhook settings by partition", "fail", &["`wh-3`"]);
 }
 
 #[tokio::test]

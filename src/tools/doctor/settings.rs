@@ -1,7 +1,7 @@
 //! The webhooks' settings: whether they can be used, and how many there are.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -25,17 +25,23 @@ const NAMED: usize = 5;
 /// What the latest record of a webhook says: its workspace and whether it is switched on, or why it can't be used.
 type Latest = Result<(String, bool), String>;
 
+/// The partitions in which each webhook has records.
+type Places = BTreeMap<String, BTreeSet<i32>>;
+
 /// Reads the topic whole, if it is there.
 pub async fn checks(kafka: &KafkaSettings, names: &Topics, cluster: &Cluster) -> Vec<Check> {
     let topic = &names.webhook_settings;
     if !cluster.topics.contains_key(topic) {
         return Vec::new();
     }
-    let latest = Arc::new(Mutex::new(BTreeMap::<String, Latest>::new()));
+    let read = Arc::new(Mutex::new((BTreeMap::<String, Latest>::new(), Places::new())));
     for partition in 0..cluster.topics.get(topic).map_or(0, Vec::len) as i32 {
-        let shared = latest.clone();
+        let shared = read.clone();
         let take = move |record: &Replayed<'_>| {
-            note(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), record.key, record.value);
+            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let name = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+            shared.1.entry(name).or_default().insert(partition);
+            note(&mut shared.0, record.key, record.value);
             ControlFlow::Continue(())
         };
         if let Err(error) = replay(kafka, topic, partition, 0, take).await {
@@ -43,8 +49,24 @@ pub async fn checks(kafka: &KafkaSettings, names: &Topics, cluster: &Cluster) ->
             return vec![check.found(Level::Fail, format!("allow this user to read `{topic}`"))];
         }
     }
-    let latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
-    vec![of_usability(&latest), of_counts(&latest)]
+    let read = read.lock().unwrap_or_else(PoisonError::into_inner);
+    let (latest, places) = &*read;
+    vec![of_usability(latest), of_counts(latest), of_places(topic, places)]
+}
+
+/// Records of a webhook in two partitions have no order: they come from a topic that got more partitions.
+fn of_places(topic: &str, places: &Places) -> Check {
+    let split: Vec<_> =
+        places.iter().filter(|(_, partitions)| partitions.len() > 1).map(|(id, _)| id).collect();
+    let seen = format!("{} webhooks with records in several", split.len());
+    let check = Check::ok("webhook settings by partition", seen, "each webhook in one partition");
+    let named: Vec<_> = split.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
+    let remedy = format!(
+        "a process that starts may take an older record of {} for the latest: create `{topic}` anew with one partition \
+         while no role runs, and publish all settings again",
+        named.join(", ")
+    );
+    check.found_if(!split.is_empty(), Level::Fail, remedy)
 }
 
 fn note(latest: &mut BTreeMap<String, Latest>, key: Option<&[u8]>, value: Option<&[u8]>) {
@@ -127,6 +149,17 @@ mod tests {
         assert_eq!(check.seen, "3 webhooks, 2 switched on, 1 unusable");
         assert!(check.remedy.unwrap().contains("`d`: the record's key is `d`, expected `other`"));
         assert_eq!(of_counts(&latest).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_webhook_in_two_partitions_is_found() {
+        let mut places =
+            Places::from([("a".to_owned(), BTreeSet::from([0])), ("b".to_owned(), BTreeSet::from([1]))]);
+        assert_eq!(of_places("t", &places).level, Level::Ok);
+        places.entry("a".to_owned()).or_default().insert(1);
+        let check = of_places("t", &places);
+        assert_eq!(check.level, Level::Fail);
+        assert!(check.remedy.unwrap().contains("`a`"));
     }
 
     #[test]
