@@ -66,6 +66,12 @@ impl BoundaryTable {
         }
     }
 
+    /// Each boundary with the offset before which it was closed.
+    #[must_use]
+    pub fn entries(&self) -> &[(Millis, i64)] {
+        &self.0
+    }
+
     /// The last boundary closed before the record at an offset is applied.
     #[must_use]
     pub fn closed_before(&self, offset: i64) -> Option<Millis> {

@@ -3,13 +3,16 @@
 mod support;
 
 mod crashes;
+mod dead_letters;
 mod delivery;
+mod doctor;
 mod failures;
 mod log;
 mod messages;
 mod operations;
 mod oracle;
 mod parking;
+mod partitions;
 mod queue;
 mod rig;
 mod schemas;

@@ -14,7 +14,11 @@ use crate::config::{KafkaSettings, TopicSettings};
 #[must_use]
 pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &settings.brokers).set("client.id", "bundlehook");
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("client.id", "bundlehook")
+        // Partitions that a topic gets later are read within half a minute, not within five.
+        .set("topic.metadata.refresh.interval.ms", "30000");
     with_properties(&mut config, settings);
     config
 }

@@ -1,6 +1,7 @@
 //! Redis: a fast view of what Kafka holds. Each method of a store is one atomic operation.
 
 pub mod connection;
+pub mod facts;
 pub mod health;
 pub mod queue;
 pub mod server;

@@ -32,7 +32,7 @@ use self::{
     queued::Queued,
     views::Views,
 };
-use super::process::Process;
+use super::{checks, process::Process};
 use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
@@ -68,13 +68,18 @@ struct Deliver {
 ///
 /// # Errors
 /// If Kafka or TLS refuse what the role begins with.
-pub fn start(
+pub async fn start(
     process: &Process,
     settings: DeliverySettings,
     from: Option<StartFrom>,
     requests: tokio::runtime::Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Intake> {
+    if !process.embedded {
+        let topics = &process.topics;
+        let own = [&*topics.bundles, &topics.waiting_deliveries, &topics.delivery_attempts];
+        checks::topics(process, &own).await?;
+    }
     let health_log = HealthLog::start(&process.kafka, &process.topics, process.embedded, stop.clone())?;
     let ready = health_log.clone();
     process.probes.require(move || ready.ready());
