@@ -23,6 +23,9 @@ use serde_json::Value;
 /// Every role and tool.
 const SUBCOMMANDS: [&str; 7] = ["aggregate", "deliver", "all", "dev", "topics", "produce", "receive"];
 
+/// The commands on webhooks. What stands there for one command only is no setting, and has no variable.
+const WEBHOOK: [&str; 7] = ["list", "show", "log", "test", "enable", "disable", "resend"];
+
 /// What a subcommand can't do without, as variables.
 const REQUIRED: [(&str, &str); 2] =
     [("BUNDLEHOOK_KAFKA_BROKERS", "127.0.0.1:1"), ("BUNDLEHOOK_REDIS_URL", "redis://127.0.0.1:1")];
@@ -69,6 +72,14 @@ mod help {
     fn of_each_subcommand_is_as_documented() {
         for subcommand in SUBCOMMANDS {
             insta::assert_snapshot!(format!("help-{subcommand}"), help(&[subcommand, "--help"]));
+        }
+    }
+
+    #[test]
+    fn of_each_command_on_webhooks_is_as_documented() {
+        insta::assert_snapshot!("help-webhook", help(&["webhook", "--help"]));
+        for command in WEBHOOK {
+            insta::assert_snapshot!(format!("help-webhook-{command}"), help(&["webhook", command, "--help"]));
         }
     }
 

@@ -8,7 +8,22 @@ use std::{
 };
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 7] = ["aggregate", "deliver", "all", "dev", "topics", "produce", "receive"];
+const SUBCOMMANDS: [&str; 14] = [
+    "aggregate",
+    "deliver",
+    "all",
+    "dev",
+    "topics",
+    "produce",
+    "receive",
+    "webhook list",
+    "webhook show",
+    "webhook log",
+    "webhook test",
+    "webhook enable",
+    "webhook disable",
+    "webhook resend",
+];
 
 /// Folders whose files the documentation names by their path from the root.
 const FOLDERS: [&str; 6] = ["src/", "tests/", "docs/", "schemas/", "deploy/", ".ci/"];
@@ -65,8 +80,9 @@ fn pages() -> Vec<Page> {
 
 /// The help of each subcommand.
 fn helps() -> BTreeMap<&'static str, String> {
-    let help = |name| {
-        let output = Command::new(env!("CARGO_BIN_EXE_bundlehook")).args([name, "--help"]).output();
+    let help = |name: &'static str| {
+        let args = name.split(' ').chain(["--help"]);
+        let output = Command::new(env!("CARGO_BIN_EXE_bundlehook")).args(args).output();
         let output = output.expect("the program is built");
         (name, String::from_utf8(output.stdout).expect("a help text is UTF-8"))
     };
@@ -217,8 +233,11 @@ fn every_command_that_is_shown_exists_with_its_flags() {
         for code in page.code() {
             let Some(arguments) = code.trim_start().strip_prefix("bundlehook ") else { continue };
             let mut arguments = arguments.split_whitespace().filter(|word| *word != "help");
-            let name = arguments.next().unwrap_or_default();
-            let Some(help) = helps.get(name) else {
+            let mut name = arguments.next().unwrap_or_default().to_owned();
+            if name == "webhook" {
+                name = format!("webhook {}", arguments.next().unwrap_or_default());
+            }
+            let Some(help) = helps.get(name.as_str()) else {
                 problems.push(format!("{}: bundlehook {name}", page.path.display()));
                 continue;
             };

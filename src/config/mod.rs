@@ -9,6 +9,7 @@ mod redis;
 mod start;
 mod tools;
 mod value;
+mod webhook;
 mod windows;
 
 use std::ffi::{OsStr, OsString};
@@ -25,6 +26,10 @@ pub use self::{
     redis::RedisSettings,
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
+    webhook::{
+        DisableWebhook, EnableWebhook, ListWebhooks, LogWebhook, ResendWebhook, ShowWebhook, TestWebhook,
+        WebhookAction, WebhookCommand, WebhookCommon,
+    },
     windows::WindowSettings,
 };
 
@@ -56,6 +61,8 @@ pub enum Command {
     Topics(TopicsCommand),
     /// Publishes events or webhook settings from a JSONL file.
     Produce(ProduceCommand),
+    /// Looks at webhooks, switches them on and off, tries them out, sends again.
+    Webhook(WebhookCommand),
     /// A local receiver: prints each POST, answers it, and can record it.
     Receive(ReceiveCommand),
 }
@@ -189,7 +196,9 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
 
 /// The settings that an error is about. The same flag may mean another setting in another subcommand.
 fn settings_of<'a>(error: &clap::Error, command: &'a clap::Command, args: &[OsString]) -> Vec<&'a clap::Arg> {
-    let subcommand = args.iter().skip(1).find_map(|arg| command.find_subcommand(arg));
+    let mut args = args.iter().skip(1);
+    let subcommand = args.find_map(|arg| command.find_subcommand(arg));
+    let subcommand = subcommand.map(|found| args.find_map(|arg| found.find_subcommand(arg)).unwrap_or(found));
     let arguments =
         || subcommand.into_iter().flat_map(clap::Command::get_arguments).chain(command.get_arguments());
     if error.kind() == ErrorKind::InvalidUtf8 {
@@ -272,6 +281,10 @@ mod tests {
             &format!("topics {kafka}"),
             &format!("produce {kafka} --file=a"),
             "receive",
+            &format!("webhook list {kafka} {redis}"),
+            &format!("webhook log wh-1 {kafka} {redis}"),
+            &format!("webhook enable wh-1 --send {kafka} {redis}"),
+            &format!("webhook resend wh-1 --from=2021-02-24T16:00:00Z {kafka} {redis}"),
         ] {
             let read = parse_line(&format!("bundlehook {line}"));
             assert!(read.is_ok(), "{line}: {read:?}");
@@ -285,6 +298,24 @@ mod tests {
         assert!(parse_line(&format!("{line} --file=a")).is_ok());
         assert!(parse_line(&format!("{line} --settings=a")).is_ok());
         assert!(parse_line(&format!("{line} --file=a --settings=a")).is_err());
+    }
+
+    #[test]
+    fn a_command_on_a_webhook_names_what_is_wrong() {
+        let connection = "--kafka-brokers=x:1 --redis-url=redis://x";
+        for (line, part) in [
+            ("show", "<ID>"),
+            ("resend wh-1", "--delivery"),
+            ("resend wh-1 --delivery=7", "expected a UUID"),
+            ("resend wh-1 --from=yesterday", "expected a timestamp"),
+            ("enable wh-1 --send --discard", "cannot be used with"),
+            ("log wh-1 --count=101", "expected a whole number from 1 to 100"),
+            ("list --timeout=soon", "BUNDLEHOOK_WEBHOOK_TIMEOUT"),
+        ] {
+            let exit = parse_line(&format!("bundlehook webhook {line} {connection}")).unwrap_err();
+            assert_eq!(exit.code, EXIT_USAGE, "{line}");
+            assert!(exit.text.contains(part), "{line}: {}", exit.text);
+        }
     }
 
     #[test]

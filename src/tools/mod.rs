@@ -1,8 +1,9 @@
-//! Tools beside the roles: a local receiver, publishing from files, the topics.
+//! Tools beside the roles: a local receiver, publishing from files, the topics, commands on webhooks.
 
 pub mod produce;
 pub mod receive;
 pub mod topics;
+pub mod webhook;
 
 use std::{
     io::{self, Write},

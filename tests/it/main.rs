@@ -2,6 +2,7 @@
 
 mod support;
 
+mod commands;
 mod crashes;
 mod delivery;
 mod failures;

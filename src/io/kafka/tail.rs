@@ -124,6 +124,12 @@ impl SettingsTail {
         fresh.wait_for(|asked| asked.is_some_and(|asked| asked + FRESHNESS >= polled_at)).await.is_ok()
     }
 
+    /// Waits until the directory holds everything that was published before a moment. False if the tail has ended.
+    pub async fn read_since(&self, moment: Instant) -> bool {
+        let mut fresh = self.fresh.clone();
+        fresh.wait_for(|asked| asked.is_some_and(|asked| asked >= moment)).await.is_ok()
+    }
+
     /// A receiver that changes whenever the topics have been read to their end again.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<Instant>> {
@@ -308,7 +314,12 @@ impl Reader {
     }
 
     fn take_state(&self, place: Place, message: &BorrowedMessage<'_>) {
-        let Some(value) = message.payload() else { return };
+        let Some(value) = message.payload() else {
+            if let Some((id, kind)) = message.key().and_then(state::decode_key) {
+                self.directory.write().unwrap_or_else(PoisonError::into_inner).take_back(&id, kind);
+            }
+            return;
+        };
         match state::decode(value) {
             Ok((id, state)) => {
                 self.directory.write().unwrap_or_else(PoisonError::into_inner).state(place, &id, state);

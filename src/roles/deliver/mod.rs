@@ -14,6 +14,7 @@ mod recorded;
 mod restore;
 mod settlements;
 mod slots;
+mod testing;
 
 use std::{
     collections::HashMap,
@@ -26,6 +27,7 @@ use self::{
     lane::{Lane, Message},
     parking::Parking,
     queued::Queued,
+    testing::Tests,
 };
 use super::process::Process;
 use crate::{
@@ -51,6 +53,7 @@ struct Deliver {
     requests: tokio::runtime::Handle,
     /// Room for bundles that wait, in KiB.
     memory: Arc<Semaphore>,
+    tests: Tests,
     lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Message>>>,
 }
 
@@ -76,6 +79,7 @@ pub fn start(
         health: HealthStore::new(process.redis.clone(), prefix),
         log: AttemptLog::new(process.redis.clone(), prefix),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
+        tests: Tests::default(),
         lanes: Mutex::default(),
         process: process.clone(),
         settings,

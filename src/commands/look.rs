@@ -1,0 +1,184 @@
+//! Looking at webhooks and their logs.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use super::{CommandError, Commands};
+use crate::{
+    io::redis::{log::KEPT, parked},
+    model::{
+        delivery::Outcome,
+        health::{Circuit, Health},
+        history::{Current, HOLD},
+        ids::{BundleId, WebhookId, WorkspaceId},
+        webhook::{Activation, Owner, SuccessRule, masked_url},
+        window::Granularity,
+    },
+    wire::attempt::AttemptRecord,
+};
+
+/// So many of the latest attempts are looked at for one that is no test.
+const LOOKED_AT: usize = 10;
+
+/// A webhook: its settings without what is secret, and how it fares.
+#[derive(Debug, Clone, Serialize)]
+pub struct WebhookView {
+    pub webhook_id: WebhookId,
+    pub workspace_id: WorkspaceId,
+    pub label: String,
+    /// With the values of its query masked.
+    pub url: String,
+    /// Switched on by its owner.
+    pub enabled: bool,
+    pub granularity: Granularity,
+    pub success: SuccessRule,
+    pub max_per_second: Option<u16>,
+    /// How many signing secrets it has.
+    pub secrets: usize,
+    /// Names, with masked values.
+    pub headers: BTreeMap<String, &'static str>,
+    pub owner: Owner,
+    pub version: u64,
+    pub updated_at: Option<String>,
+    pub updated_by: Option<String>,
+    /// When it was last enabled: time in milliseconds, topic, offset.
+    pub activation: Activation,
+    /// `healthy`, `tripped` or `disabled` by the system.
+    pub state: &'static str,
+    /// Consecutive failures.
+    pub failures: u32,
+    /// Since when it is tripped or disabled.
+    pub since: Option<String>,
+    /// When a tripped one is tried again.
+    pub next_attempt_at: Option<String>,
+    /// Until when the deliveries of a disabled one are held.
+    pub held_until: Option<String>,
+    /// Deliveries that are parked: waiting, or held.
+    pub parked: u64,
+    /// The latest in its log that is no test.
+    pub last_attempt: Option<LastAttempt>,
+}
+
+/// An attempt in short.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastAttempt {
+    pub at: String,
+    pub bundle_id: BundleId,
+    pub outcome: Outcome,
+    pub status: Option<u16>,
+    pub error: Option<String>,
+}
+
+impl Commands {
+    /// All webhooks, or those of a workspace, in the order of their ids.
+    ///
+    /// # Errors
+    /// If Kafka or Redis can't be read.
+    pub async fn list(&self, workspace: Option<&WorkspaceId>) -> Result<Vec<WebhookView>, CommandError> {
+        self.read_settings().await?;
+        let all = self.tail.directory().all();
+        let is_wanted =
+            |current: &Current| workspace.is_none_or(|workspace| current.webhook.workspace_id == *workspace);
+        let parked = self.parked().await?;
+        let mut views = Vec::new();
+        for current in all.into_iter().filter(is_wanted) {
+            views.push(self.view(&current, &parked).await?);
+        }
+        Ok(views)
+    }
+
+    /// One webhook.
+    ///
+    /// # Errors
+    /// If there is none, or Kafka or Redis can't be read.
+    pub async fn show(&self, id: &WebhookId) -> Result<WebhookView, CommandError> {
+        let current = self.current(id).await?;
+        self.view(&current, &self.parked().await?).await
+    }
+
+    /// The most recent attempts of a webhook, newest first.
+    ///
+    /// # Errors
+    /// If there is no such webhook, or Kafka or Redis can't be read.
+    pub async fn log(&self, id: &WebhookId, count: usize) -> Result<Vec<AttemptRecord>, CommandError> {
+        self.current(id).await?;
+        self.attempts(id, count).await
+    }
+
+    pub(super) async fn attempts(
+        &self,
+        id: &WebhookId,
+        count: usize,
+    ) -> Result<Vec<AttemptRecord>, CommandError> {
+        let entries = self.log.recent(id, isize::try_from(count).unwrap_or(KEPT)).await?;
+        let attempts: Result<_, _> = entries.iter().map(|entry| serde_json::from_slice(entry)).collect();
+        attempts.map_err(|error| CommandError::Failed(format!("the log of `{id}` can't be read: {error}")))
+    }
+
+    /// The health of a webhook under its present activation.
+    pub(super) async fn health_of(&self, current: &Current) -> Result<Health, CommandError> {
+        let stored = self.health.read(&current.webhook.webhook_id).await?;
+        let initial = crate::io::redis::health::initial(current.activation, current.disabled);
+        let mut health = stored.unwrap_or_else(|| initial.clone()).under(current.activation);
+        if current.disabled.is_some() {
+            health.circuit = initial.circuit;
+        }
+        Ok(health)
+    }
+
+    async fn parked(&self) -> Result<HashMap<String, u64>, CommandError> {
+        let partitions = self.partitions(&self.topics.bundles).await?;
+        Ok(parked::counts(&self.redis, self.topics.prefix(), partitions).await?)
+    }
+
+    async fn view(
+        &self,
+        current: &Current,
+        parked: &HashMap<String, u64>,
+    ) -> Result<WebhookView, CommandError> {
+        let (webhook, health) = (&current.webhook, self.health_of(current).await?);
+        let (mut since, mut next_attempt_at, mut held_until) = (None, None, None);
+        match health.circuit {
+            Circuit::Healthy => {}
+            Circuit::Tripped { since: tripped_at, next_at, .. } => {
+                (since, next_attempt_at) = (Some(tripped_at.to_rfc3339()), Some(next_at.to_rfc3339()));
+            }
+            Circuit::Disabled { at } => {
+                (since, held_until) = (Some(at.to_rfc3339()), Some((at + HOLD).to_rfc3339()));
+            }
+        }
+        let attempts = self.attempts(&webhook.webhook_id, LOOKED_AT).await?;
+        let last = attempts.into_iter().find(|attempt| attempt.kind != "test");
+        Ok(WebhookView {
+            webhook_id: webhook.webhook_id.clone(),
+            workspace_id: webhook.workspace_id.clone(),
+            label: webhook.label.clone(),
+            url: masked_url(&webhook.url),
+            enabled: webhook.enabled,
+            granularity: webhook.granularity,
+            success: webhook.success,
+            max_per_second: webhook.max_per_second,
+            secrets: webhook.secrets.len(),
+            headers: webhook.headers.iter().map(|(name, _)| (name.to_string(), "***")).collect(),
+            owner: webhook.owner.clone(),
+            version: webhook.version,
+            updated_at: webhook.updated_at.clone(),
+            updated_by: webhook.updated_by.clone(),
+            activation: current.activation,
+            state: health.circuit.as_str(),
+            failures: health.failures,
+            since,
+            next_attempt_at,
+            held_until,
+            parked: parked.get(webhook.webhook_id.as_str()).copied().unwrap_or_default(),
+            last_attempt: last.map(|attempt| LastAttempt {
+                at: attempt.started_at,
+                bundle_id: attempt.bundle.bundle_id,
+                outcome: attempt.outcome,
+                status: attempt.response.map(|response| response.status),
+                error: attempt.error,
+            }),
+        })
+    }
+}
