@@ -118,13 +118,9 @@ impl Commands {
 
     /// The health of a webhook under its present activation.
     pub(super) async fn health_of(&self, current: &Current) -> Result<Health, CommandError> {
-        let stored = self.health.read(&current.webhook.webhook_id).await?;
-        let initial = crate::io::redis::health::initial(current.activation, current.disabled);
-        let mut health = stored.unwrap_or_else(|| initial.clone()).under(current.activation);
-        if current.disabled.is_some() {
-            health.circuit = initial.circuit;
-        }
-        Ok(health)
+        let id = &current.webhook.webhook_id;
+        let stored = self.health.read(id).await?.or_else(|| self.health_log.known(id));
+        Ok(Health::restored(stored, current.activation, current.disabled.map(|disabled| disabled.at)))
     }
 
     async fn parked(&self) -> Result<HashMap<String, u64>, CommandError> {

@@ -10,7 +10,10 @@ mod settings;
 mod switch;
 mod testing;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +32,7 @@ use crate::{
         kafka::{
             Topics,
             admin::Admin,
+            health_log::HealthLog,
             publisher::{Outgoing, Publisher},
             tail::SettingsTail,
         },
@@ -45,6 +49,7 @@ pub struct Commands {
     publisher: Publisher,
     tail: SettingsTail,
     health: HealthStore,
+    health_log: HealthLog,
     log: AttemptLog,
     edits: EditStore,
     /// Who gives the commands, as the change log, attempts and refused edits name them.
@@ -69,13 +74,15 @@ impl Commands {
         let publisher = Publisher::new(kafka, false).map_err(CommandError::failed)?;
         // What can't be used is reported by the roles.
         let (unusable, _) = mpsc::unbounded_channel();
-        let tail =
-            SettingsTail::start(kafka, &topics, false, stop, unusable).map_err(CommandError::failed)?;
+        let tail = SettingsTail::start(kafka, &topics, false, stop.clone(), unusable)
+            .map_err(CommandError::failed)?;
+        let health_log = HealthLog::start(kafka, &topics, false, stop).map_err(CommandError::failed)?;
         let connecting = within(patience, "redis did not answer", Redis::connect(redis));
         let redis = connecting.await?.map_err(CommandError::failed)?;
         let prefix = topics.prefix();
         Ok(Self {
             health: HealthStore::new(redis.clone(), prefix),
+            health_log,
             log: AttemptLog::new(redis.clone(), prefix),
             edits: EditStore::new(redis.clone(), prefix),
             kafka: kafka.clone(),
@@ -88,10 +95,11 @@ impl Commands {
         })
     }
 
-    /// Waits until the directory holds everything that was published before.
+    /// Waits until everything is known of settings, states and health that was published before.
     async fn read_settings(&self) -> Result<(), CommandError> {
-        let fresh = self.tail.read_since(std::time::Instant::now());
-        let read = within(self.patience, "the settings could not be read from Kafka", fresh).await?;
+        let now = Instant::now();
+        let both = async { self.tail.read_since(now).await && self.health_log.read_since(now).await };
+        let read = within(self.patience, "the settings could not be read from Kafka", both).await?;
         if read { Ok(()) } else { Err(CommandError::Failed("the settings are no longer read".to_owned())) }
     }
 

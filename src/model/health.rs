@@ -182,6 +182,18 @@ impl Health {
         }
     }
 
+    /// The health of a webhook of which Redis knows nothing: as it was recorded last, if it ever was. What is known to
+    /// be `disabled` was published, the disabling is the last that is.
+    #[must_use]
+    pub fn restored(recorded: Option<Self>, activation: Activation, disabled: Option<Millis>) -> Self {
+        let mut health = recorded.unwrap_or_else(|| Self::new(activation)).under(activation);
+        if let Some(at) = disabled {
+            health.circuit = Circuit::Disabled { at };
+            health.outbox.retain(|notice| notice.activation != activation);
+        }
+        health
+    }
+
     /// True if a success changes nothing.
     #[must_use]
     pub fn is_clean(&self) -> bool {

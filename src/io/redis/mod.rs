@@ -7,6 +7,7 @@ pub mod log;
 pub mod parked;
 pub mod queue;
 pub mod server;
+pub mod turns;
 pub mod windows;
 
 pub use connection::{Redis, StoreError};
