@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 14] = [
+const SUBCOMMANDS: [&str; 15] = [
     "aggregate",
     "deliver",
     "all",
@@ -16,6 +16,7 @@ const SUBCOMMANDS: [&str; 14] = [
     "topics",
     "produce",
     "receive",
+    "webhook",
     "webhook list",
     "webhook show",
     "webhook log",
@@ -232,10 +233,11 @@ fn every_command_that_is_shown_exists_with_its_flags() {
     for page in pages() {
         for code in page.code() {
             let Some(arguments) = code.trim_start().strip_prefix("bundlehook ") else { continue };
-            let mut arguments = arguments.split_whitespace().filter(|word| *word != "help");
+            let arguments = arguments.split_whitespace().filter(|word| *word != "help");
+            let mut arguments = arguments.peekable();
             let mut name = arguments.next().unwrap_or_default().to_owned();
-            if name == "webhook" {
-                name = format!("webhook {}", arguments.next().unwrap_or_default());
+            if let Some(command) = arguments.next_if(|_| name == "webhook") {
+                name = format!("webhook {command}");
             }
             let Some(help) = helps.get(name.as_str()) else {
                 problems.push(format!("{}: bundlehook {name}", page.path.display()));

@@ -1,3 +1,5 @@
+use rdkafka::error::KafkaError;
+
 use crate::{io::StoreError, model::ids::WebhookId};
 
 /// Why a command was not carried out.
@@ -37,6 +39,12 @@ impl CommandError {
 
     pub(super) fn failed(error: impl std::error::Error) -> Self {
         Self::Failed(error.to_string())
+    }
+
+    /// Kafka did not answer a question.
+    #[allow(clippy::needless_pass_by_value, reason = "made for `map_err`")]
+    pub(super) fn unread(error: KafkaError) -> Self {
+        Self::Unavailable(format!("Kafka can't be read: {error}"))
     }
 
     pub(super) fn unknown(id: &WebhookId) -> Self {

@@ -149,7 +149,7 @@ impl Commands {
                 *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(attempt.bundle);
                 ControlFlow::Break(())
             };
-            replay(&self.kafka, topic, partition, 0, take).await.map_err(CommandError::failed)?;
+            replay(&self.kafka, topic, partition, 0, take).await.map_err(CommandError::unread)?;
             if let Some(place) = place.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return Ok(place);
             }
@@ -165,7 +165,7 @@ impl Commands {
         let (partition, offset) = (place.partition, place.offset);
         let read = move || RecordReader::new(&kafka, &topic, partition)?.read(&[offset]);
         let reading = within(self.patience, "the body could not be read", tokio::task::spawn_blocking(read));
-        let records = reading.await?.map_err(CommandError::failed)?.map_err(CommandError::failed)?;
+        let records = reading.await?.map_err(CommandError::failed)?.map_err(CommandError::unread)?;
         Ok(records.into_iter().flatten().next())
     }
 
@@ -182,7 +182,7 @@ impl Commands {
         let (mut count, acks) = (0, AckGroup::default());
         for partition in 0..self.partitions(topic).await? {
             let from = offset_at(&self.kafka, topic, partition, range.start).await;
-            let from = from.map_err(CommandError::failed)?;
+            let from = from.map_err(CommandError::unread)?;
             let (sender, mut found) = mpsc::channel(FOUND);
             let wanted = Wanted {
                 webhook: current.webhook.webhook_id.clone(),
@@ -203,7 +203,7 @@ impl Commands {
             };
             let (scanned, published) = tokio::join!(scanning, publishing);
             published?;
-            scanned.map_err(CommandError::failed)?;
+            scanned.map_err(CommandError::unread)?;
         }
         tokio::select! {
             () = acks.complete() => Ok(count),

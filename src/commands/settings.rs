@@ -157,7 +157,7 @@ impl Commands {
         };
         let reading = replay(&self.kafka, &self.topics.webhook_settings, partition, from, take);
         let read = within(self.patience, "the settings could not be read from Kafka", reading).await?;
-        read.map_err(CommandError::failed)?;
+        read.map_err(CommandError::unread)?;
         let records = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(records)
     }

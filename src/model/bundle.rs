@@ -51,6 +51,12 @@ impl BundleHead {
         self.request().map_or("bundle", |request| request.kind.as_str())
     }
 
+    /// Tells deliveries apart, also those of one bundle that is sent again under its id.
+    #[must_use]
+    pub fn delivery_id(&self) -> BundleId {
+        self.request().map_or(self.bundle_id, |request| resent_bundle_id(request.id, self.bundle_id))
+    }
+
     /// True if somebody tries the webhook out with it.
     #[must_use]
     pub fn is_test(&self) -> bool {

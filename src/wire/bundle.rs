@@ -192,6 +192,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn each_request_to_send_a_bundle_again_is_a_delivery_of_its_own() {
+        let again = requested(RequestKind::Resend);
+        assert_eq!(head().delivery_id(), head().bundle_id);
+        assert_ne!(again.delivery_id(), head().delivery_id());
+        assert_eq!(again.delivery_id(), again.clone().delivery_id());
+    }
+
+    #[test]
     fn a_window_of_a_short_hour_keeps_its_milliseconds() {
         assert_eq!(window_start(Millis(1_614_182_400_250)), "2021-02-24T16:00:00.250Z");
         assert_eq!(window_start(Millis(1_614_182_400_000)), "2021-02-24T16:00:00Z");

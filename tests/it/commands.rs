@@ -258,7 +258,7 @@ async fn a_failure_of_an_attempt_from_before_an_enabling_does_not_count() {
     let hanging = receiver(hang());
     let webhooks = [webhook("wh", "ws", &hanging.url("/"), json!({}))];
     let started = system(2_000)
-        .env("BUNDLEHOOK_REQUEST_TIMEOUT", "12s")
+        .env("BUNDLEHOOK_REQUEST_TIMEOUT", "60s")
         .env("BUNDLEHOOK_RETRY_SCHEDULE", "10m")
         .start(&webhooks)
         .await;
@@ -268,10 +268,11 @@ async fn a_failure_of_an_attempt_from_before_an_enabling_does_not_count() {
 
     assert_ended(&system.webhook(&["disable", "wh"]).await, 0, "off");
     assert_ended(&system.webhook(&["enable", "wh"]).await, 0, "on");
+    hanging.set(refuse()).await;
 
     wait_until("the attempt to end", LIMIT, async || attempts(&system).await.len() == 1).await;
     let attempt = &attempts(&system).await[0];
-    assert_eq!((&attempt["outcome"], &attempt["counted"]), (&json!("timeout"), &json!(false)));
+    assert_eq!((&attempt["settled"], &attempt["counted"]), (&Value::Null, &json!(false)));
     assert_eq!(system.webhook_json(&["show", "wh"]).await["failures"], 0);
 }
 
@@ -443,4 +444,23 @@ async fn a_re_send_is_retried_and_counted_like_any_other_delivery() {
         Some((&json!(false), &json!("delivered")))
     );
     assert!(told.len() >= 2);
+}
+
+/// The circuit remembers which attempts it has counted; those of a re-send under the same id are others.
+#[tokio::test]
+async fn failures_of_a_re_send_count_though_those_of_its_original_did() {
+    let refusing = receiver(status(422));
+    let Some(system) = start(&refusing, json!({}), "50ms").await else { return };
+    system.publish(&events(0..1)).await;
+    system.wait_done().await;
+    let first = attempts(&system).await;
+    assert_eq!(first.last().map(|attempt| &attempt["settled"]), Some(&json!("rejected")));
+    let id = first[0]["bundle"]["bundle_id"].as_str().expect("it is a text").to_owned();
+
+    assert_ended(&system.webhook(&["resend", "wh", "--delivery", &id]).await, 0, "is being sent again");
+
+    system.wait_records("delivery-attempts", |records| records.len() == 6).await;
+    let failures: Vec<Value> =
+        attempts(&system).await.iter().map(|attempt| attempt["failures"].clone()).collect();
+    assert_eq!(failures, [1, 2, 3, 4, 5, 6]);
 }

@@ -128,7 +128,10 @@ impl Deliver {
         let jitter = rand::random();
         let pause = |failures| self.settings.retry_schedule.pause(failures, jitter, retry_after);
         let ended = health::Ended {
-            attempt: Failure { bundle: queued.delivery.head.bundle_id, attempt: queued.delivery.attempts },
+            attempt: Failure {
+                bundle: queued.delivery.head.delivery_id(),
+                attempt: queued.delivery.attempts,
+            },
             activation: current.activation,
             lease,
             error: sent.error.as_deref(),
