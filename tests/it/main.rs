@@ -11,6 +11,7 @@ mod operations;
 mod oracle;
 mod parking;
 mod queue;
+mod requests;
 mod rig;
 mod schemas;
 mod settings;

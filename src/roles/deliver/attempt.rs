@@ -139,7 +139,10 @@ impl Deliver {
             pause: &pause,
         };
         let webhook = &queued.delivery.head.webhook_id;
-        self.update_health(current, seen, |health| health.take(webhook, &ended)).await
+        // If it was enabled anew meanwhile, the health is that of the new enabling at once, not only when a lane looks.
+        let latest = self.process.tail.directory().current(webhook);
+        let latest = latest.as_ref().filter(|latest| latest.activation > current.activation);
+        self.update_health(latest.unwrap_or(current), seen, |health| health.take(webhook, &ended)).await
     }
 
     /// Changes the health of a webhook, waiting for Redis as long as it takes.
