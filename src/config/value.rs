@@ -7,10 +7,12 @@ use std::{
 use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
 use url::Url;
+use uuid::Uuid;
 
 use super::inspection::LetterPlace;
 use crate::model::{
     address::AllowedAddress,
+    ids::{BundleId, IdError, WebhookId, WorkspaceId},
     retry::RetrySchedule,
     time::{Millis, parse_timestamp},
 };
@@ -123,6 +125,31 @@ pub fn redis_url(text: &str) -> Result<Url, String> {
         "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`"
             .to_owned()
     })
+}
+
+/// Id of a webhook.
+pub fn webhook_id(text: &str) -> Result<WebhookId, IdError> {
+    WebhookId::parse(text)
+}
+
+/// Id of a workspace.
+pub fn workspace_id(text: &str) -> Result<WorkspaceId, IdError> {
+    WorkspaceId::parse(text)
+}
+
+/// A UUID.
+pub fn uuid(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| "expected a UUID like `9b7a3f52-0a6b-4a39-8a0e-1f2e3d4c5b6a`".to_owned())
+}
+
+/// The `webhook-id` of a delivery.
+pub fn bundle_id(text: &str) -> Result<BundleId, String> {
+    uuid(text).map(BundleId)
+}
+
+/// A point in time.
+pub fn time(text: &str) -> Result<Millis, String> {
+    parse_timestamp(text).map(Millis::from).map_err(|error| error.to_string())
 }
 
 /// Brokers, `host:port` separated by commas.

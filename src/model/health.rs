@@ -94,7 +94,7 @@ pub struct Lease {
 /// One failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Of which bundle.
+    /// Of which bundle; another id where it is sent again on request (`BundleHead::delivery_id`).
     pub bundle: BundleId,
     /// The how-manieth attempt, from 1.
     pub attempt: u32,

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod commands;
 mod crashes;
 mod dead_letters;
 mod delivery;
@@ -14,6 +15,7 @@ mod oracle;
 mod parking;
 mod partitions;
 mod queue;
+mod requests;
 mod rig;
 mod schemas;
 mod settings;

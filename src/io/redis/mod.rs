@@ -1,8 +1,10 @@
 //! Redis: a fast view of what Kafka holds. Each method of a store is one atomic operation.
 
 pub mod connection;
+pub mod edits;
 pub mod facts;
 pub mod health;
+pub mod parked;
 pub mod queue;
 pub mod server;
 pub mod turns;

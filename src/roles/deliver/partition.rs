@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::StartFrom,
-    flow::bundle_to_delivery::{Admission, Delivery, TakenIn, admit},
+    flow::bundle_to_delivery::{Admission, Delivery, Requested, TakenIn, admit},
     io::{
         clock,
         kafka::{
@@ -93,6 +93,7 @@ struct Worker {
     token: Uuid,
     /// What was taken in so far; the settled part of it is committed.
     taken_in: TakenIn,
+    requested: Requested,
     settlements: Settlements,
     parking: Parking,
     /// Carries out what is ordered there.
@@ -182,6 +183,7 @@ impl Worker {
             deliver,
             token,
             taken_in,
+            requested: Requested::default(),
             position: start,
             recorded,
             parked: ahead,
@@ -312,14 +314,15 @@ impl Worker {
         let process = &self.deliver.process;
         process.metrics.bundles_read.inc();
         let offset = record.offset;
-        let admission = admit(&mut self.taken_in, &head, &process.tail.directory());
+        let admission = admit(&mut self.taken_in, &mut self.requested, &head, &process.tail.directory());
         let recorded = self.recorded.remove(&offset);
         let is_known = self.parked.remove(&offset) || recorded.as_ref().is_some_and(|known| known.settled);
-        let settled = is_known || admission != Admission::Deliver;
+        let settled = is_known || !matches!(admission, Admission::Deliver | Admission::Test);
         self.settlements.read(offset, Some(&head), settled);
         match admission {
             _ if is_known => {}
             Admission::Repeat => process.metrics.bundles_repeated.inc(),
+            Admission::Test => self.deliver.test(self.delivery(record, head, 0, 0), &self.parking),
             Admission::Dropped => process.metrics.bundles_settled.with_label_values(&["dropped"]).inc(),
             Admission::Deliver => {
                 let (attempts, refusals) = recorded.map_or((0, 0), |recorded| recorded.on_top_of(0, 0));
@@ -351,11 +354,15 @@ impl Worker {
             let owner = Owner { webhook_id, workspace_id, chat_id };
             return self.parking.put(owner, parked, Reason::LaneFull, true, None);
         };
-        let body = bytes::Bytes::copy_from_slice(value);
-        let partition = self.partition;
-        let delivery = Delivery { head, body, partition, offset, bundled_at, attempts, refusals };
+        let delivery = self.delivery(record, head, attempts, refusals);
         let metrics = &self.deliver.process.metrics;
         self.deliver.offer(Queued::new(delivery, self.parking.clone(), None, room, metrics));
+    }
+
+    fn delivery(&self, record: &Record<'_>, head: BundleHead, attempts: u32, refusals: u32) -> Delivery {
+        let body = bytes::Bytes::copy_from_slice(record.value.unwrap_or_default());
+        let (partition, offset, bundled_at) = (self.partition, record.offset, record.arrived);
+        Delivery { head, body, partition, offset, bundled_at, attempts, refusals }
     }
 
     async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), String> {

@@ -12,8 +12,8 @@ use bundlehook::io::{attempt_log::AttemptLog, clock};
 use serde_json::{Value, json};
 
 use super::{
-    Kafka, LIMIT, Outgoing, Process, Receiver, Record, Redis, RedisKind, Request, committed, end_offsets,
-    kafka, ok, process, produce, read_topic, receiver, redis, wait_until,
+    Finished, Kafka, LIMIT, Outgoing, Process, Receiver, Record, Redis, RedisKind, Request, committed,
+    end_offsets, kafka, ok, process, produce, read_topic, receiver, redis, wait_until,
 };
 
 /// A change of settings counts from so many milliseconds after it.
@@ -228,6 +228,24 @@ impl System {
         let started = Role::start(role, &self.env);
         started.wait_claimed(self.partitions).await;
         *(if role == "aggregate" { &mut self.aggregate } else { &mut self.deliver }) = started;
+    }
+
+    /// Runs `bundlehook webhook` with these arguments.
+    pub async fn webhook(&self, args: &[&str]) -> Finished {
+        let launch = process("webhook").args(args.iter().copied());
+        launch
+            .env("BUNDLEHOOK_KAFKA_BROKERS", self.kafka.servers())
+            .env("BUNDLEHOOK_REDIS_URL", self.redis.url())
+            .env("BUNDLEHOOK_TOPIC_PREFIX", &self.prefix)
+            .run()
+            .await
+    }
+
+    /// Runs it with `--json`, and returns what it says; it must end with 0.
+    pub async fn webhook_json(&self, args: &[&str]) -> Value {
+        let finished = self.webhook(&[args, &["--json"]].concat()).await;
+        assert!(finished.status.success(), "{args:?}: {finished:?}");
+        serde_json::from_str(&finished.stdout).expect("it says JSON")
     }
 
     /// Starts another process of a role.
