@@ -22,7 +22,7 @@ pub use self::{
     delivery::DeliverySettings,
     kafka::{KafkaSettings, TopicSettings},
     ops::{LogFormat, LogSettings, OpsSettings},
-    redis::RedisSettings,
+    redis::{RedisServers, RedisSettings},
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
     windows::WindowSettings,

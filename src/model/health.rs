@@ -199,13 +199,28 @@ impl Health {
         Self { number, warned_at, outbox, ..Self::new(activation) }
     }
 
+    /// This health as it should be by what is known from elsewhere: what was last seen of it, which a store that went
+    /// backwards has lost, and the health that the webhook begins with, which may say that it is disabled.
+    #[must_use]
+    pub fn restored(self, seen: Option<&Self>, initial: &Self) -> Self {
+        let latest = seen.filter(|seen| seen.number > self.number).cloned().unwrap_or(self);
+        let mut health = latest.under(initial.activation);
+        let disabled = matches!(initial.circuit, Circuit::Disabled { .. });
+        if disabled && health.activation == initial.activation && health.circuit.as_str() != "disabled" {
+            health.circuit = initial.circuit;
+        }
+        health
+    }
+
     /// Asks for an attempt. For [`Permission::Probe`] the health now holds the lease and must be stored first.
     pub fn permit(&mut self, token: Uuid, now: Millis, lease: std::time::Duration) -> Permission {
         match &mut self.circuit {
             Circuit::Healthy => Permission::Go,
             Circuit::Disabled { .. } => Permission::Held,
             Circuit::Tripped { next_at, .. } if now < *next_at => Permission::Wait(*next_at),
-            Circuit::Tripped { probe: Some(held), .. } if now < held.until => Permission::Wait(held.until),
+            Circuit::Tripped { probe: Some(held), .. } if held.token != token && now < held.until => {
+                Permission::Wait(held.until)
+            }
             Circuit::Tripped { probe, .. } => {
                 *probe = Some(Lease { token, until: now + lease });
                 Permission::Probe(token)
@@ -426,6 +441,37 @@ mod tests {
             !health.take(&webhook(), &ended(4, Some(first), Some("x"), 16_003)).counted,
             "and stays over"
         );
+    }
+
+    #[test]
+    fn who_asks_again_since_the_answer_was_lost_has_the_lease() {
+        let mut health = Health::new(activation(1));
+        fail(&mut health, 1);
+        let (token, lease) = (Uuid::from_u128(1), Duration::from_secs(15));
+        assert_eq!(health.permit(token, Millis(1000), lease), Permission::Probe(token));
+        assert_eq!(health.permit(token, Millis(1200), lease), Permission::Probe(token));
+    }
+
+    #[test]
+    fn what_a_store_has_lost_is_restored_from_what_was_seen_and_from_the_disabling() {
+        let begun = Health::new(activation(1));
+        let mut seen = begun.clone();
+        for n in 1..=3 {
+            fail(&mut seen, n);
+        }
+        let mut older = begun.clone();
+        fail(&mut older, 1);
+
+        assert_eq!(older.clone().restored(Some(&seen), &begun), seen);
+        assert_eq!(begun.clone().restored(Some(&seen), &begun), seen);
+        assert_eq!(seen.clone().restored(Some(&older), &begun), seen, "what is stored is the later one");
+        let enabled_anew = seen.clone().restored(Some(&older), &Health::new(activation(2)));
+        assert_eq!((enabled_anew.failures, enabled_anew.number), (0, seen.number));
+
+        let disabled = Health { circuit: Circuit::Disabled { at: Millis(9) }, ..begun.clone() };
+        assert_eq!(older.clone().restored(None, &disabled).circuit, disabled.circuit);
+        let later = Health::new(activation(2));
+        assert_eq!(later.clone().restored(None, &disabled), later, "of an enabling of the past");
     }
 
     #[test]

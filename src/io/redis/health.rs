@@ -1,6 +1,7 @@
 //! The health of webhooks: one slot each, changed by compare-and-set, so that the rules stand in `model::health`.
 
 use redis::Script;
+use tracing::warn;
 
 use super::{Redis, StoreError};
 use crate::model::{
@@ -10,9 +11,23 @@ use crate::model::{
     webhook::Activation,
 };
 
-/// What was last seen of a slot, as stored; saves a call where nobody else changed it.
+/// What was last seen of a slot.
 #[derive(Debug, Clone, Default)]
-pub struct Seen(String);
+pub struct Seen {
+    /// As stored; saves a call where nobody else changed it.
+    stored: String,
+    /// The one with the highest number. Redis may lose it, in a failover to a replica that lacks the last writes.
+    latest: Option<Health>,
+}
+
+impl Seen {
+    fn note(&mut self, stored: String, health: &Health) {
+        self.stored = stored;
+        if self.latest.as_ref().is_none_or(|latest| latest.number <= health.number) {
+            self.latest = Some(health.clone());
+        }
+    }
+}
 
 /// Slots of health.
 #[derive(Clone)]
@@ -34,7 +49,8 @@ impl HealthStore {
     }
 
     /// Changes the health of a webhook in one atomic step and returns it with what the change says. The change may be
-    /// asked for more than once, each time with what is stored then.
+    /// asked for more than once, each time with what is stored then. A slot that went backwards or is gone is restored
+    /// from what was seen of it, and from what the webhook begins with.
     ///
     /// # Errors
     /// [`StoreError`]; after [`StoreError::Busy`] the change may or may not have happened.
@@ -46,23 +62,27 @@ impl HealthStore {
         mut change: impl FnMut(&mut Health) -> T,
     ) -> Result<(T, Health), StoreError> {
         loop {
-            let mut health = if seen.0.is_empty() { initial.clone() } else { decode(&seen.0)? };
-            health = health.under(initial.activation);
+            let stored = if seen.stored.is_empty() { initial.clone() } else { decode(&seen.stored)? };
+            let number = stored.number;
+            let mut health = stored.restored(seen.latest.as_ref(), initial);
+            if health.number > number {
+                warn!(%webhook, number, seen = health.number, "the health of a webhook went backwards in redis");
+            }
             let answer = change(&mut health);
             let changed =
                 serde_json::to_string(&health).map_err(|error| StoreError::Damaged(error.to_string()))?;
             let call = {
                 let mut call = self.swap.key(self.key(webhook));
-                call.arg(&seen.0).arg(&changed);
+                call.arg(&seen.stored).arg(&changed);
                 call
             };
             let current: Vec<String> = self.redis.invoke(&call).await?;
             match current.into_iter().next() {
                 None => {
-                    seen.0 = changed;
+                    seen.note(changed, &health);
                     return Ok((answer, health));
                 }
-                Some(current) => seen.0 = current,
+                Some(current) => seen.stored = current,
             }
         }
     }

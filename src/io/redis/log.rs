@@ -1,5 +1,7 @@
 //! The log of a webhook: its most recent attempts, newest first. A view of `delivery-attempts`.
 
+use redis::Script;
+
 use super::{Redis, StoreError};
 use crate::model::ids::WebhookId;
 
@@ -10,6 +12,7 @@ pub const KEPT: isize = 100;
 #[derive(Clone)]
 pub struct AttemptLog {
     redis: Redis,
+    push: Script,
     prefix: String,
 }
 
@@ -17,22 +20,21 @@ impl AttemptLog {
     /// The logs under a prefix of topics.
     #[must_use]
     pub fn new(redis: Redis, prefix: &str) -> Self {
-        Self { redis, prefix: prefix.to_owned() }
+        Self { redis, push: Script::new(include_str!("push.lua")), prefix: prefix.to_owned() }
     }
 
     fn key(&self, webhook: &WebhookId) -> String {
         format!("{{{}wh:{webhook}}}:log", self.prefix)
     }
 
-    /// Adds an attempt, as its record.
+    /// Adds an attempt, as its record, unless it is there.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn push(&self, webhook: &WebhookId, record: &[u8]) -> Result<(), StoreError> {
-        let key = self.key(webhook);
-        let mut pipeline = redis::pipe();
-        pipeline.atomic().lpush(&key, record).ignore().ltrim(&key, 0, KEPT - 1).ignore();
-        self.redis.pipeline(&pipeline).await
+        let mut call = self.push.key(self.key(webhook));
+        call.arg(record).arg(KEPT);
+        self.redis.invoke(&call).await
     }
 
     /// The most recent attempts, newest first.

@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod health;
 pub mod log;
+mod master;
 pub mod queue;
 pub mod server;
 pub mod windows;

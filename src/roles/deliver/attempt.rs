@@ -179,8 +179,12 @@ impl Deliver {
         let offset = self.publish(&outgoing).await;
         queued.parking.settlements().recorded(offset + 1);
         // A view: what is missing there is rebuilt from the topic.
-        if let Err(error) = self.log.push(webhook, record).await {
-            warn!(%webhook, %error, "an attempt is missing in the log of its webhook");
+        while let Err(error) = self.log.push(webhook, record).await {
+            if !error.is_busy() {
+                warn!(%webhook, %error, "an attempt is missing in the log of its webhook");
+                break;
+            }
+            self.wait_for_redis("log", &error).await;
         }
     }
 
