@@ -15,3 +15,5 @@ mod schemas;
 mod settings;
 mod skips;
 mod tools;
+mod topologies;
+mod trouble;

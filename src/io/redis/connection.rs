@@ -1,6 +1,9 @@
 //! The connection to Redis, and what its errors mean for the caller.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, ScriptInvocation, ServerErrorKind,
@@ -9,11 +12,15 @@ use redis::{
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::master::Master;
 use crate::config::{RedisServers, RedisSettings};
 
+/// Trouble of one kind is told again after so long.
+const TOLD_FOR: Duration = Duration::from_secs(10);
+/// Trouble is over when nothing failed for so long.
+const CALM: Duration = Duration::from_secs(1);
 /// Pause before servers that can't be reached at the start are tried again.
 const START_PAUSE: Duration = Duration::from_millis(500);
 
@@ -83,7 +90,38 @@ impl From<RedisError> for StoreError {
 /// All keys of a script must be in one slot. A script may be carried out twice, also much later: after a time-out, or
 /// where a Cluster redirects it.
 #[derive(Clone)]
-pub struct Redis(Servers);
+pub struct Redis {
+    servers: Servers,
+    trouble: Arc<Mutex<Trouble>>,
+}
+
+/// What was told of Redis last: it may concern each of many calls.
+#[derive(Default)]
+struct Trouble {
+    /// When, and of what kind.
+    told: Option<(Instant, (ErrorKind, Option<String>))>,
+    /// The last failure.
+    at: Option<Instant>,
+}
+
+impl Trouble {
+    fn failed(&mut self, error: &RedisError) {
+        let now = Instant::now();
+        self.at = Some(now);
+        let kind = (error.kind(), error.code().map(str::to_owned));
+        if !self.told.as_ref().is_some_and(|(at, told)| *told == kind && now.duration_since(*at) < TOLD_FOR) {
+            self.told = Some((now, kind));
+            warn!(%error, "redis can't serve; what needs it waits");
+        }
+    }
+
+    fn served(&mut self) {
+        if self.at.is_some_and(|at| at.elapsed() >= CALM) {
+            (self.at, self.told) = (None, None);
+            info!("redis serves again");
+        }
+    }
+}
 
 #[derive(Clone)]
 enum Servers {
@@ -99,7 +137,7 @@ impl Redis {
     pub async fn connect(settings: &RedisSettings) -> Result<Self, RedisError> {
         loop {
             match Servers::connect(settings).await {
-                Ok(servers) => return Ok(Self(servers)),
+                Ok(servers) => return Ok(Self { servers, trouble: Arc::default() }),
                 Err(error) if error.kind() == ErrorKind::InvalidClientConfig => return Err(error),
                 Err(error) => {
                     warn!(%error, "redis can't be reached yet");
@@ -143,9 +181,10 @@ impl Redis {
     }
 
     async fn connection(&self) -> Result<Connection, StoreError> {
-        match &self.0 {
+        match &self.servers {
             Servers::Master(master) => {
-                let (number, connection) = master.connection().await.map_err(StoreError::Busy)?;
+                let found = master.connection().await;
+                let (number, connection) = found.map_err(|error| self.tell(StoreError::Busy(error)))?;
                 Ok(Connection::Master(number, connection))
             }
             Servers::Cluster(connection) => Ok(Connection::Cluster(connection.clone())),
@@ -154,12 +193,27 @@ impl Redis {
 
     /// Sees to it that the next call does not meet what this one met.
     fn judge<T>(&self, used: &Connection, answer: Result<T, RedisError>) -> Result<T, StoreError> {
-        if let (Servers::Master(master), Connection::Master(number, _), Err(error)) = (&self.0, used, &answer)
-            && is_another_server_wanted(error)
-        {
-            master.leave(*number);
+        match answer {
+            Ok(answer) => {
+                self.trouble.lock().unwrap_or_else(PoisonError::into_inner).served();
+                Ok(answer)
+            }
+            Err(error) => {
+                if let (Servers::Master(master), Connection::Master(number, _)) = (&self.servers, used)
+                    && is_another_server_wanted(&error)
+                {
+                    master.leave(*number);
+                }
+                Err(self.tell(error.into()))
+            }
         }
-        Ok(answer?)
+    }
+
+    fn tell(&self, error: StoreError) -> StoreError {
+        if let StoreError::Busy(error) = &error {
+            self.trouble.lock().unwrap_or_else(PoisonError::into_inner).failed(error);
+        }
+        error
     }
 }
 

@@ -402,7 +402,7 @@ impl<'a> Partition<'a> {
         stop: &CancellationToken,
     ) -> Result<(), Trouble> {
         self.role.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
-        warn!(partition = self.source.partition, operation, %error, "waiting for redis");
+        debug!(partition = self.source.partition, operation, %error, "waiting for redis");
         tokio::select! {
             () = tokio::time::sleep(BUSY_PAUSE) => Ok(()),
             () = stop.cancelled() => Err(Trouble::Again("redis could not serve before the partition was revoked".to_owned())),

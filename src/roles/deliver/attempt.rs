@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{Deliver, queued::Queued, settlements::InFlight, slots::RequestSlot};
@@ -148,7 +148,7 @@ impl Deliver {
 
     pub(super) async fn wait_for_redis(&self, operation: &str, error: &StoreError) {
         self.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
-        warn!(operation, %error, "waiting for redis");
+        debug!(operation, %error, "waiting for redis");
         tokio::time::sleep(BUSY_PAUSE).await;
     }
 

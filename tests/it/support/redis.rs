@@ -173,7 +173,8 @@ impl Redis {
         for node in 0..self.nodes.len() {
             let counted: RedisResult<String> = self.ask(node, &["CLUSTER", "NODES"]).await;
             let mine = counted.expect("a server knows the cluster");
-            let myself = mine.lines().find(|line| line.contains("myself")).expect("it knows itself").to_owned();
+            let myself =
+                mine.lines().find(|line| line.contains("myself")).expect("it knows itself").to_owned();
             let slot: u16 = slot.parse().expect("it is a number");
             let has = myself.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
                 let (first, last) = range.split_once('-').unwrap_or((range, range));
