@@ -14,6 +14,7 @@ mod rig;
 mod schemas;
 mod settings;
 mod skips;
+mod stalls;
 mod tools;
 mod topologies;
 mod trouble;

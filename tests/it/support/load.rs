@@ -87,12 +87,11 @@ impl Load {
             .into_iter()
             .filter(|request| {
                 let id = request.header("webhook-id").expect("each POST has an id").to_owned();
-                let is_new = seen.insert(id, request.body.clone()).is_none_or(|body| {
+                seen.insert(id, request.body.clone()).is_none_or(|body| {
                     assert_eq!(body, request.body, "what comes again is the same");
                     repeated += 1;
                     false
-                });
-                is_new
+                })
             })
             .collect();
         assert!(repeated <= repeats, "{repeated} POSTs came again");
@@ -111,8 +110,8 @@ fn assert_once(path: &str, requests: &[Request], count: usize) {
     let twice: Vec<_> = sorted.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]).collect();
     assert!(lost.is_empty() && twice.is_empty(), "{path}: lost {lost:?}, twice {twice:?}, of {count}");
     for chat in 0..CHATS {
-        let last = chat.to_string();
-        let of_chat: Vec<_> = ids.iter().filter(|id| id.ends_with(&last)).collect();
+        let digit = chat.to_string();
+        let of_chat: Vec<_> = ids.iter().filter(|id| id.ends_with(&digit)).collect();
         assert!(of_chat.is_sorted(), "{path}: {of_chat:?}");
     }
 }

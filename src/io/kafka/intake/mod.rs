@@ -86,11 +86,13 @@ impl Intake {
         options: &IntakeOptions,
         spawn: SpawnWorker,
     ) -> Result<Self, KafkaError> {
+        let config = consumer_config(settings, options);
         let (commands, inbox) = mpsc::channel();
         let rebalances = Arc::new(AtomicU64::new(0));
         let context = IntakeContext {
             topic: options.topic.clone(),
             drain: options.drain,
+            session: session(&config)?,
             runtime: tokio::runtime::Handle::current(),
             spawn,
             commands,
@@ -100,8 +102,7 @@ impl Intake {
             leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
         };
-        let consumer: Arc<GroupConsumer> =
-            Arc::new(consumer_config(settings, options).create_with_context(context)?);
+        let consumer: Arc<GroupConsumer> = Arc::new(config.create_with_context(context)?);
         // Set once, before the first poll.
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         consumer.subscribe(&[&options.topic])?;
@@ -132,6 +133,12 @@ impl Intake {
             _ => Err(KafkaError::Canceled),
         }
     }
+}
+
+/// The session's length, which the operator's properties may have set.
+fn session(config: &ClientConfig) -> Result<Duration, KafkaError> {
+    let millis = config.create_native_config()?.get("session.timeout.ms")?;
+    Ok(Duration::from_millis(millis.parse().expect("librdkafka has checked that it is a whole number")))
 }
 
 fn consumer_config(settings: &KafkaSettings, options: &IntakeOptions) -> ClientConfig {
