@@ -2,6 +2,7 @@
 
 mod support;
 
+mod brokers;
 mod crashes;
 mod delivery;
 mod failures;

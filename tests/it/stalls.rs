@@ -73,7 +73,6 @@ async fn a_deliver_that_stood_still_sends_nothing_more_than_what_was_in_flight()
     assert_eq!(distinct.len(), ids.len() + 1);
     let early: HashSet<&String> = sent[..before].iter().collect();
     let repeats: Vec<_> = sent[before..].iter().filter(|id| early.contains(id)).collect();
-    println!("REPEATS {} {}", repeats.len(), sent.len() - distinct.len());
     // It had eight in flight, of which one or the other may have been about to be written.
     assert!(repeats.len() < 8, "{repeats:?} came again");
 }

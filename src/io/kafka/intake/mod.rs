@@ -237,7 +237,8 @@ impl Poller {
     /// Most errors heal by themselves inside librdkafka; a fatal one ends the process.
     fn report(&self, error: KafkaError) -> Result<(), KafkaError> {
         let topic = &self.consumer.context().topic;
-        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::Fatal)) {
+        let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if is_fatal || error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             error!(%error, topic, "the consumer can't go on");
             return Err(error);
         }
