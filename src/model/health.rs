@@ -182,6 +182,18 @@ impl Health {
         }
     }
 
+    /// The health of a webhook of which Redis knows nothing: as it was recorded last, if it ever was. What is known to
+    /// be `disabled` was published, the disabling is the last that is.
+    #[must_use]
+    pub fn restored(recorded: Option<Self>, activation: Activation, disabled: Option<Millis>) -> Self {
+        let mut health = recorded.unwrap_or_else(|| Self::new(activation)).under(activation);
+        if let Some(at) = disabled {
+            health.circuit = Circuit::Disabled { at };
+            health.outbox.retain(|notice| notice.activation != activation);
+        }
+        health
+    }
+
     /// True if a success changes nothing.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -199,17 +211,11 @@ impl Health {
         Self { number, warned_at, outbox, ..Self::new(activation) }
     }
 
-    /// This health as it should be by what is known from elsewhere: what was last seen of it, which a store that went
-    /// backwards has lost, and the health that the webhook begins with, which may say that it is disabled.
-    #[must_use]
-    pub fn restored(self, seen: Option<&Self>, initial: &Self) -> Self {
-        let latest = seen.filter(|seen| seen.number > self.number).cloned().unwrap_or(self);
-        let mut health = latest.under(initial.activation);
-        let disabled = matches!(initial.circuit, Circuit::Disabled { .. });
-        if disabled && health.activation == initial.activation && health.circuit.as_str() != "disabled" {
-            health.circuit = initial.circuit;
+    /// Takes in that the system disabled the webhook under an enabling, which a store that went backwards has lost.
+    pub fn hold(&mut self, activation: Activation, at: Millis) {
+        if self.activation == activation && !matches!(self.circuit, Circuit::Disabled { .. }) {
+            self.circuit = Circuit::Disabled { at };
         }
-        health
     }
 
     /// Asks for an attempt. For [`Permission::Probe`] the health now holds the lease and must be stored first.
@@ -453,25 +459,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_has_lost_is_restored_from_what_was_seen_and_from_the_disabling() {
-        let begun = Health::new(activation(1));
-        let mut seen = begun.clone();
-        for n in 1..=3 {
-            fail(&mut seen, n);
-        }
-        let mut older = begun.clone();
-        fail(&mut older, 1);
-
-        assert_eq!(older.clone().restored(Some(&seen), &begun), seen);
-        assert_eq!(begun.clone().restored(Some(&seen), &begun), seen);
-        assert_eq!(seen.clone().restored(Some(&older), &begun), seen, "what is stored is the later one");
-        let enabled_anew = seen.clone().restored(Some(&older), &Health::new(activation(2)));
-        assert_eq!((enabled_anew.failures, enabled_anew.number), (0, seen.number));
-
-        let disabled = Health { circuit: Circuit::Disabled { at: Millis(9) }, ..begun.clone() };
-        assert_eq!(older.clone().restored(None, &disabled).circuit, disabled.circuit);
-        let later = Health::new(activation(2));
-        assert_eq!(later.clone().restored(None, &disabled), later, "of an enabling of the past");
+    fn a_disabling_that_was_lost_holds_for_its_enabling_only() {
+        let mut health = Health::new(activation(1));
+        health.hold(activation(0), Millis(9));
+        assert!(health.is_clean());
+        health.hold(activation(1), Millis(9));
+        assert_eq!(health.circuit, Circuit::Disabled { at: Millis(9) });
+        health.hold(activation(1), Millis(10));
+        assert_eq!(health.circuit, Circuit::Disabled { at: Millis(9) });
     }
 
     #[test]

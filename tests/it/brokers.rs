@@ -51,7 +51,7 @@ async fn a_fatal_error_of_consumer_or_producer_ends_the_process_with_its_cause()
     let Some(system) = setup.start(&[settings]).await else { return };
 
     // Under its name there is another one now.
-    let second = system.another("aggregate");
+    let second = system.another("aggregate").await;
     let said = ended(&system.aggregate).await;
     assert!(said.contains("the consumer of aggregate can't go on"), "{said}");
     second.wait_claimed(1).await;

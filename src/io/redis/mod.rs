@@ -6,6 +6,7 @@ pub mod log;
 mod master;
 pub mod queue;
 pub mod server;
+pub mod turns;
 pub mod windows;
 
 pub use connection::{Redis, StoreError};

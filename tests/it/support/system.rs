@@ -259,16 +259,18 @@ impl System {
         .await;
     }
 
-    /// Starts one more process of a role.
-    pub fn another(&self, role: &'static str) -> Role {
-        Role::start(role, &self.env)
-    }
-
     /// Starts a role anew, after it was ended, and waits until it has claimed all partitions.
     pub async fn restart(&mut self, role: &'static str) {
         let started = Role::start(role, &self.env);
         started.wait_claimed(self.partitions).await;
         *(if role == "aggregate" { &mut self.aggregate } else { &mut self.deliver }) = started;
+    }
+
+    /// Starts another process of a role.
+    pub async fn another(&self, role: &'static str) -> Role {
+        let started = Role::start(role, &self.env);
+        started.process.wait_ready().await;
+        started
     }
 
     /// The records of a webhook's log in Redis, newest first.
