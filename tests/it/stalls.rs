@@ -21,6 +21,7 @@ async fn an_aggregate_that_stood_still_is_fenced_and_splits_no_window() {
     let setup = system(2_000).partitions(2).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
     let Some(system) = setup.start(&load.webhooks()).await else { return };
     let second = system.another("aggregate").await;
+    second.wait_claimed(1).await;
 
     let count = load
         .run(&system, async {
@@ -59,6 +60,7 @@ async fn a_deliver_that_stood_still_sends_nothing_more_than_what_was_in_flight()
 
     system.deliver.process.sigstop();
     let second = system.another("deliver").await;
+    second.wait_claimed(1).await;
     slow.wait_for(|requests| requests.len() >= 60, "the second to send").await;
     let before = slow.requests().len();
     system.deliver.process.sigcont();
