@@ -150,10 +150,14 @@ async fn a_redis_that_went_backwards_is_noticed_by_a_closing_and_by_the_health_o
         .iter()
         .map(crate::support::Record::json)
         .filter(|attempt| attempt["webhook_id"] == "failing");
-    let failures: Vec<_> = of_failing.filter_map(|attempt| attempt["failures"].as_u64()).collect();
+    let failures: Vec<_> = of_failing
+        .filter(|attempt| attempt["counted"] == true)
+        .filter_map(|attempt| attempt["failures"].as_u64())
+        .collect();
     assert_eq!(failures, (1..=11).collect::<Vec<_>>());
 
     // That it is disabled is lost, too, and nobody remembers.
+    let posts = failing.requests().len();
     system.redis.kill9();
     system.redis.restart().await;
     system.deliver.process.sigterm();
@@ -166,5 +170,5 @@ async fn a_redis_that_went_backwards_is_noticed_by_a_closing_and_by_the_health_o
     .await;
     system.publish(&[event("ws-failing", "d", "g")]).await;
     system.wait_committed("deliver", "bundles").await;
-    assert_eq!(failing.requests().len(), 11);
+    assert_eq!(failing.requests().len(), posts);
 }
