@@ -6,7 +6,6 @@ use std::{
 
 use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
-use url::Url;
 use uuid::Uuid;
 
 use super::inspection::LetterPlace;
@@ -118,15 +117,6 @@ pub fn allowed_address(text: &str) -> Result<AllowedAddress, String> {
     text.trim().parse().map_err(|error: crate::model::address::AllowedAddressError| error.to_string())
 }
 
-/// The URL of a Redis server.
-pub fn redis_url(text: &str) -> Result<Url, String> {
-    let schemes = ["redis", "rediss", "unix", "redis+unix"];
-    Url::parse(text).ok().filter(|url| schemes.contains(&url.scheme())).ok_or_else(|| {
-        "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`"
-            .to_owned()
-    })
-}
-
 /// Id of a webhook.
 pub fn webhook_id(text: &str) -> Result<WebhookId, IdError> {
     WebhookId::parse(text)
@@ -200,7 +190,6 @@ mod tests {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
         assert_eq!(properties("acks=1, client.id=d=e").unwrap()["client.id"], "d=e");
         assert!(retry_schedule("5s,30s,2m").is_ok());
-        assert!(redis_url("redis+unix:///tmp/x.sock").is_ok());
         assert!(brokers("a:1,b:2").is_ok());
         assert_eq!(number(1..=5u8)("5"), Ok(5));
         assert_eq!(replication_factor("-1"), Ok(-1));
@@ -230,7 +219,6 @@ mod tests {
             retry_schedule("5s,,2m").map(drop),
             properties("a").map(drop),
             allowed_address("x").map(drop),
-            redis_url("http://x").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),
             number(1..=5u8)("6").map(drop),

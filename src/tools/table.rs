@@ -29,6 +29,6 @@ mod tests {
     fn columns_are_aligned_and_nothing_is_obeyed() {
         let rows = [vec!["a", "bb", "c"], vec!["日本", "b\u{1b}[2J", "c"]];
         let rows = rows.map(|row| row.into_iter().map(str::to_owned).collect());
-        assert_eq!(table(&rows), "a     bb      c\n日本  b\u{fffd}[2J  c");
+        assert_eq!(table(&rows), "a     bb     c\n日本  b\u{fffd}[2J  c");
     }
 }

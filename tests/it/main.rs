@@ -2,6 +2,7 @@
 
 mod support;
 
+mod brokers;
 mod commands;
 mod crashes;
 mod dead_letters;
@@ -20,5 +21,8 @@ mod rig;
 mod schemas;
 mod settings;
 mod skips;
+mod stalls;
 mod tools;
+mod topologies;
+mod trouble;
 mod views;

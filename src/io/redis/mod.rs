@@ -4,6 +4,7 @@ pub mod connection;
 pub mod edits;
 pub mod facts;
 pub mod health;
+mod master;
 pub mod parked;
 pub mod queue;
 pub mod server;

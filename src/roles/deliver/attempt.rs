@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::{Deliver, queued::Queued, settlements::InFlight, slots::RequestSlot};
@@ -154,6 +154,12 @@ impl Deliver {
     ) -> (T, Health) {
         let webhook = &current.webhook.webhook_id;
         let record = OnRecord { log: &self.health_log, current };
+        let mut change = |health: &mut Health| {
+            if let Some(disabled) = current.disabled {
+                health.hold(current.activation, disabled.at);
+            }
+            change(health)
+        };
         loop {
             let mut known = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let updating = self.health.update(webhook, current.activation, &mut known, &record, &mut change);
@@ -178,7 +184,7 @@ impl Deliver {
 
     pub(super) async fn wait_for_redis(&self, operation: &str, error: &StoreError) {
         self.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
-        warn!(operation, %error, "waiting for redis");
+        debug!(operation, %error, "waiting for redis");
         tokio::time::sleep(BUSY_PAUSE).await;
     }
 
