@@ -128,7 +128,7 @@ mod wrong_settings {
     const SPAN: &str = "expected a duration";
 
     /// A wrong value for each setting that has wrong values.
-    const WRONG: [Wrong; 27] = [
+    const WRONG: [Wrong; 30] = [
         wrong("all", "kafka-brokers", "BUNDLEHOOK_KAFKA_BROKERS", "kafka", "expected `host:port`"),
         wrong(
             "all",
@@ -145,6 +145,9 @@ mod wrong_settings {
         wrong("all", "max-age", "BUNDLEHOOK_MAX_AGE", "old", SPAN),
         wrong("all", "from", "BUNDLEHOOK_FROM", "middle", "[possible values: beginning, end]"),
         wrong("all", "allow-addresses", "BUNDLEHOOK_ALLOW_ADDRESSES", "10.0.0.0/33", "expected "),
+        wrong("all", "deny-addresses", "BUNDLEHOOK_DENY_ADDRESSES", "10.0.0.0/33", "expected "),
+        wrong("all", "allow-ports", "BUNDLEHOOK_ALLOW_PORTS", "443,", "expected "),
+        wrong("all", "dns-servers", "BUNDLEHOOK_DNS_SERVERS", "resolver:53", "expected "),
         wrong(
             "all",
             "retry-schedule",

@@ -1,8 +1,10 @@
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
 
 use super::value;
 use crate::model::{
-    address::{AddressPolicy, AllowedAddress},
+    address::{AddressPolicy, AllowedAddress, DEFAULT_PORTS, PortRule},
     retry::RetrySchedule,
 };
 
@@ -20,6 +22,29 @@ pub struct DeliverySettings {
         value_name = "CIDR[:PORT]"
     )]
     pub allow_addresses: Vec<AllowedAddress>,
+    /// Networks that may not be dialled although they are public, such as the deployment's own: CIDRs, separated by
+    /// commas.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_DENY_ADDRESSES",
+        value_delimiter = ',',
+        value_parser = value::network,
+        value_name = "CIDR"
+    )]
+    pub deny_addresses: Vec<IpNet>,
+    /// Ports that may be dialled at public addresses: ports and ranges, `!` takes out, the last one that names a port
+    /// wins.
+    #[arg(long, env = "BUNDLEHOOK_ALLOW_PORTS", default_value = DEFAULT_PORTS, value_parser = value::ports)]
+    pub allow_ports: PortRule,
+    /// Resolvers to ask for the names of endpoints, separated by commas; those of the system unless set.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_DNS_SERVERS",
+        value_delimiter = ',',
+        value_parser = value::dns_server,
+        value_name = "IP[:PORT]"
+    )]
+    pub dns_servers: Vec<SocketAddr>,
     /// Pauses after the first, second … consecutive failure; the last one repeats.
     #[arg(
         long,
@@ -53,7 +78,11 @@ impl DeliverySettings {
     /// Which addresses may be dialled.
     #[must_use]
     pub fn addresses(&self) -> AddressPolicy {
-        AddressPolicy { allowed: self.allow_addresses.clone() }
+        AddressPolicy {
+            allowed: self.allow_addresses.clone(),
+            denied: self.deny_addresses.clone(),
+            ports: self.allow_ports.clone(),
+        }
     }
 
     /// How long a request in flight may take when the process stops: the request's deadline plus 5 s.

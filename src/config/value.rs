@@ -1,14 +1,23 @@
 //! Parsers of single values. Their errors say what is expected.
 
 use std::{
-    collections::BTreeMap, fmt::Display, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration,
+    collections::BTreeMap,
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    str::FromStr,
+    time::Duration,
 };
 
+use ipnet::IpNet;
 use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use crate::model::{address::AllowedAddress, retry::RetrySchedule};
+use crate::model::{
+    address::{AllowedAddress, PortRule},
+    retry::RetrySchedule,
+};
 
 /// A span of time such as `10s` or `1h 30m`; not zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -111,6 +120,27 @@ pub fn allowed_address(text: &str) -> Result<AllowedAddress, String> {
     text.trim().parse().map_err(|error: crate::model::address::AllowedAddressError| error.to_string())
 }
 
+/// A network, or an address for one of its own.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    parsed.map_err(|_| "expected an address or CIDR, like `203.0.113.7` or `2001:db8::/32`".to_owned())
+}
+
+/// Ports and ranges.
+pub fn ports(text: &str) -> Result<PortRule, String> {
+    text.parse().map_err(|error: crate::model::address::PortRuleError| error.to_string())
+}
+
+/// The address of a resolver; port 53 unless it says another.
+pub fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let parsed = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::from((ip, 53))));
+    parsed.map_err(|_| {
+        "expected an IP address with an optional port, such as `10.0.0.2` or `[::1]:5353`".to_owned()
+    })
+}
+
 /// The URL of a Redis server.
 pub fn redis_url(text: &str) -> Result<Url, String> {
     let schemes = ["redis", "rediss", "unix", "redis+unix"];
@@ -178,6 +208,9 @@ mod tests {
             retry_schedule("5s,,2m").map(drop),
             properties("a").map(drop),
             allowed_address("x").map(drop),
+            network("10.0.0.0/40").map(drop),
+            ports("443,x").map(drop),
+            dns_server("resolver.example").map(drop),
             redis_url("http://x").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),

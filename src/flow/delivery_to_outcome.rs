@@ -80,6 +80,8 @@ pub enum Reply {
     Answered(Answer),
     /// None did, and why.
     Failed(Outcome),
+    /// It could not be sent for a reason of ours, such as resolvers that do not answer. It counts for nothing.
+    Unsent(Outcome),
 }
 
 impl Reply {
@@ -88,7 +90,7 @@ impl Reply {
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Answered(answer) => Some(answer.status),
-            Self::Failed(_) => None,
+            Self::Failed(_) | Self::Unsent(_) => None,
         }
     }
 
@@ -97,7 +99,7 @@ impl Reply {
     pub fn outcome(&self, webhook: &Webhook) -> Outcome {
         match self {
             Self::Answered(answer) => Outcome::of_status(answer.status, webhook.success),
-            Self::Failed(outcome) => *outcome,
+            Self::Failed(outcome) | Self::Unsent(outcome) => *outcome,
         }
     }
 }
@@ -113,6 +115,9 @@ pub fn settle(delivery: &mut Delivery, webhook: &Webhook, reply: &Reply) -> Sett
 #[must_use]
 pub fn customer_text(reply: &Reply, webhook: &Webhook) -> Option<String> {
     let host = webhook.url.host_str().unwrap_or_default();
+    if matches!(reply, Reply::Unsent(_)) {
+        return Some("could not be sent for a reason on our side; this does not count".to_owned());
+    }
     let text = match (reply.outcome(webhook), reply.status()) {
         (Outcome::Delivered, _) => return None,
         (Outcome::Redirect, Some(status)) => format!("answered {status}; redirects are not followed"),
@@ -120,7 +125,9 @@ pub fn customer_text(reply: &Reply, webhook: &Webhook) -> Option<String> {
         (Outcome::Timeout, _) => "did not answer in time".to_owned(),
         (Outcome::Dns, _) => format!("the name `{host}` could not be resolved"),
         (Outcome::Tls, _) => "no secure connection: check the certificate".to_owned(),
-        (Outcome::ForbiddenAddress, _) => format!("`{host}` is not a public address"),
+        (Outcome::ForbiddenAddress, _) => {
+            format!("`{host}` is not a public address, or its port is not permitted")
+        }
         (Outcome::TooLarge, _) => "the head of the answer is too large".to_owned(),
         (Outcome::Protocol, _) => "the answer is not HTTP".to_owned(),
         _ => "could not be connected to".to_owned(),

@@ -15,6 +15,7 @@ use super::{
     text::{Object, read_object},
 };
 use crate::model::{
+    endpoint::parse_endpoint,
     ids::{WebhookId, WorkspaceId},
     webhook::{Owner, SuccessRule, Webhook, is_reserved_header},
     window::Granularity,
@@ -83,17 +84,7 @@ impl RawSettings {
 }
 
 fn parse_url(text: &str) -> Result<Url, String> {
-    let expected = "expected an absolute `http` or `https` URL";
-    let url = Url::parse(text).map_err(|error| format!("`url` is `{text}` ({error}), {expected}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("`url` has the scheme `{}`, {expected}", url.scheme()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            "`url` holds a user name or password, expected them in the header `authorization`".to_owned()
-        );
-    }
-    Ok(url)
+    parse_endpoint(text).map_err(|error| format!("`url` is no URL to send to: {error}"))
 }
 
 fn parse_granularity(text: Option<&str>) -> Result<Granularity, String> {
@@ -179,7 +170,7 @@ mod tests {
             (
                 "url",
                 json!("ftp://x/"),
-                "`url` has the scheme `ftp`, expected an absolute `http` or `https` URL",
+                "`url` is no URL to send to: the scheme is `ftp`, expected an absolute `http` or `https` URL",
             ),
             ("url", json!("/relative"), "relative URL without a base"),
             ("url", json!("https://a:b@c/"), "expected them in the header `authorization`"),

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod addresses;
 mod crashes;
 mod delivery;
 mod failures;

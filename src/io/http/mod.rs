@@ -1,6 +1,9 @@
 //! HTTP to the customers' endpoints.
 
 pub mod client;
-pub mod connector;
+mod connection;
+mod connector;
+mod resolver;
+mod tls;
 
-pub use client::HttpClient;
+pub use client::{HttpClient, HttpOptions};

@@ -70,6 +70,9 @@ impl Deliver {
         let slot = Some(slot).filter(|_| settlement != Settlement::Delivered);
         let outcome = reply.outcome(&current.webhook).as_str();
         metrics.delivery_attempts.with_label_values(&[outcome]).inc();
+        if matches!(reply, Reply::Unsent(_)) {
+            metrics.attempts_unsent.with_label_values(&[outcome]).inc();
+        }
         metrics.attempt_duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
         let error = delivery_to_outcome::customer_text(&reply, &current.webhook);
         let (verdict, health) = self.take_in(&queued, &current, lease, &reply, error.as_deref(), &seen).await;
@@ -110,7 +113,7 @@ impl Deliver {
     ) -> (Verdict, Health) {
         let retry_after = match reply {
             Reply::Answered(answer) => answer.retry_after,
-            Reply::Failed(_) => None,
+            Reply::Failed(_) | Reply::Unsent(_) => None,
         };
         let jitter = rand::random();
         let pause = |failures| self.settings.retry_schedule.pause(failures, jitter, retry_after);
@@ -119,6 +122,7 @@ impl Deliver {
             activation: current.activation,
             lease,
             error,
+            ours: matches!(reply, Reply::Unsent(_)),
             at: clock::now(),
             pause: &pause,
         };

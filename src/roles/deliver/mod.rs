@@ -31,7 +31,7 @@ use super::process::Process;
 use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
-        http::HttpClient,
+        http::{HttpClient, HttpOptions},
         kafka::intake::{Intake, IntakeOptions},
         redis::{health::HealthStore, log::AttemptLog},
     },
@@ -72,7 +72,11 @@ pub fn start(
     };
     let prefix = process.topics.prefix();
     let deliver = Arc::new(Deliver {
-        client: HttpClient::new(settings.addresses(), settings.request_timeout)?,
+        client: HttpClient::new(HttpOptions {
+            policy: settings.addresses(),
+            deadline: settings.request_timeout,
+            dns_servers: settings.dns_servers.clone(),
+        })?,
         health: HealthStore::new(process.redis.clone(), prefix),
         log: AttemptLog::new(process.redis.clone(), prefix),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),

@@ -6,6 +6,7 @@
 //! | records | [`produce`], [`read_topic`], [`end_offsets`], [`committed`], [`members`] |
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
+//! | resolvers of names | [`dns::resolver`] |
 //! | the product | [`process`], and all of it: [`tenant`], [`system`] |
 //! | a network that breaks | [`proxy`] |
 //! | time | [`wait_until`]: a condition, never a fixed sleep |
@@ -15,6 +16,7 @@
 
 mod broker;
 mod children;
+pub mod dns;
 mod kafka;
 mod ports;
 mod process;
