@@ -128,7 +128,7 @@ mod wrong_settings {
     const SPAN: &str = "expected a duration";
 
     /// A wrong value for each setting that has wrong values.
-    const WRONG: [Wrong; 30] = [
+    const WRONG: [Wrong; 31] = [
         wrong("all", "kafka-brokers", "BUNDLEHOOK_KAFKA_BROKERS", "kafka", "expected `host:port`"),
         wrong(
             "all",
@@ -148,6 +148,7 @@ mod wrong_settings {
         wrong("all", "deny-addresses", "BUNDLEHOOK_DENY_ADDRESSES", "10.0.0.0/33", "expected "),
         wrong("all", "allow-ports", "BUNDLEHOOK_ALLOW_PORTS", "443,", "expected "),
         wrong("all", "dns-servers", "BUNDLEHOOK_DNS_SERVERS", "resolver:53", "expected "),
+        wrong("all", "egress-proxy", "BUNDLEHOOK_EGRESS_PROXY", "socks5://x", "expected a URL like"),
         wrong(
             "all",
             "retry-schedule",
@@ -216,10 +217,10 @@ mod wrong_settings {
     ];
 
     /// Settings that take any text, or no value.
-    const FREE: [&str; 6] = ["permalink-product", "file", "settings", "out", "check", "help"];
+    const FREE: [&str; 7] = ["ca-bundle", "permalink-product", "file", "settings", "out", "check", "help"];
 
     /// Settings whose value may hold a password.
-    const SECRET: [&str; 2] = ["kafka-properties", "redis-url"];
+    const SECRET: [&str; 3] = ["egress-proxy", "kafka-properties", "redis-url"];
 
     #[test]
     fn are_known_for_every_setting() {

@@ -1,6 +1,7 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
+use url::Url;
 
 use super::value;
 use crate::model::{
@@ -45,6 +46,18 @@ pub struct DeliverySettings {
         value_name = "IP[:PORT]"
     )]
     pub dns_servers: Vec<SocketAddr>,
+    /// A PEM file of certificate authorities to trust beside those that browsers trust.
+    #[arg(long, env = "BUNDLEHOOK_CA_BUNDLE", value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
+    /// An egress proxy to reach endpoints through, by CONNECT to the vetted address. Its own address is not vetted.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_EGRESS_PROXY",
+        hide_env_values = true,
+        value_parser = value::proxy_url,
+        value_name = "URL"
+    )]
+    pub egress_proxy: Option<Url>,
     /// Pauses after the first, second … consecutive failure; the last one repeats.
     #[arg(
         long,

@@ -141,6 +141,14 @@ pub fn dns_server(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// The URL of an egress proxy.
+pub fn proxy_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| url.scheme() == "http" && url.has_host());
+    url.ok_or_else(|| {
+        "expected a URL like `http://proxy:3128` or `http://user:password@proxy:3128`".to_owned()
+    })
+}
+
 /// The URL of a Redis server.
 pub fn redis_url(text: &str) -> Result<Url, String> {
     let schemes = ["redis", "rediss", "unix", "redis+unix"];
@@ -211,6 +219,7 @@ mod tests {
             network("10.0.0.0/40").map(drop),
             ports("443,x").map(drop),
             dns_server("resolver.example").map(drop),
+            proxy_url("https://proxy:3128").map(drop),
             redis_url("http://x").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),

@@ -129,7 +129,7 @@ pub fn customer_text(reply: &Reply, webhook: &Webhook) -> Option<String> {
             format!("`{host}` is not a public address, or its port is not permitted")
         }
         (Outcome::TooLarge, _) => "the head of the answer is too large".to_owned(),
-        (Outcome::Protocol, _) => "the answer is not HTTP".to_owned(),
+        (Outcome::Protocol, _) => "the connection ended, or the answer was not HTTP".to_owned(),
         _ => "could not be connected to".to_owned(),
     };
     Some(text)

@@ -6,6 +6,7 @@ mod addresses;
 mod crashes;
 mod delivery;
 mod failures;
+mod hostile;
 mod messages;
 mod operations;
 mod oracle;

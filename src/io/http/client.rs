@@ -3,11 +3,15 @@
 use std::{
     error::Error,
     net::SocketAddr,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header::RETRY_AFTER};
+use http::{
+    HeaderMap, Method,
+    header::{CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING},
+};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -19,6 +23,7 @@ use tracing::{debug, warn};
 
 use super::{
     connector::{DialError, Dialer, VettedConnector},
+    proxy::Proxy,
     resolver::Resolver,
     tls,
 };
@@ -47,6 +52,10 @@ pub struct HttpOptions {
     pub deadline: Duration,
     /// Resolvers to ask; those of the system if there are none.
     pub dns_servers: Vec<SocketAddr>,
+    /// A PEM file of roots to trust beside those of browsers.
+    pub ca_bundle: Option<PathBuf>,
+    /// The way out; direct if there is none.
+    pub proxy: Option<Proxy>,
 }
 
 /// Pooled connections to customers' endpoints.
@@ -62,18 +71,20 @@ impl HttpClient {
     /// # Errors
     /// If TLS or the resolver can't be set up.
     pub fn new(options: HttpOptions) -> std::io::Result<Self> {
-        let HttpOptions { policy, deadline, dns_servers } = options;
+        let HttpOptions { policy, deadline, dns_servers, ca_bundle, proxy } = options;
         let connector = VettedConnector::new(Dialer {
             policy,
             resolver: Resolver::new(&dns_servers, deadline)?,
-            tls: tls::connector()?,
+            tls: tls::connector(ca_bundle.as_deref())?,
+            proxy,
             deadline,
         });
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .http1_max_buf_size(HEAD_BYTES)
-            .retry_canceled_requests(false)
+            // Only what was never written: a kept connection that the endpoint closed meanwhile is no failure.
+            .retry_canceled_requests(true)
             .set_host(true)
             .build(connector);
         Ok(Self { client, deadline })
@@ -100,6 +111,8 @@ impl HttpClient {
                 }
                 reply
             }
+            // Another protocol was never asked for, and no final answer follows.
+            Ok(Ok(response)) if response.status().is_informational() => Reply::Failed(Outcome::Protocol),
             Ok(Ok(response)) => Reply::Answered(read(response, deadline).await),
         }
     }
@@ -108,7 +121,9 @@ impl HttpClient {
 /// Keeps what fits of the body. The head has decided the outcome: what goes wrong here changes nothing.
 async fn read(response: http::Response<Incoming>, deadline: Instant) -> Answer {
     let (head, mut body) = response.into_parts();
-    let (mut kept, mut truncated) = (Vec::new(), false);
+    // Where such a body ends is a matter of opinion: not read, so that its connection is not used again.
+    let ambiguous = head.headers.contains_key(CONTENT_LENGTH) && head.headers.contains_key(TRANSFER_ENCODING);
+    let (mut kept, mut truncated) = (Vec::new(), ambiguous);
     while !truncated {
         match tokio::time::timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => {

@@ -22,6 +22,7 @@ use url::Url;
 
 use super::{
     connection::{EndpointConnection, Metered},
+    proxy::Proxy,
     resolver::{ResolveError, Resolver},
 };
 use crate::model::address::{AddressPolicy, Destination, Refusal};
@@ -78,6 +79,8 @@ pub struct Dialer {
     pub policy: AddressPolicy,
     pub resolver: Resolver,
     pub tls: TlsConnector,
+    /// The way out; direct if there is none.
+    pub proxy: Option<Proxy>,
     /// Over resolving, connecting and the TLS handshake. The client does not wait for longer, but it may leave a
     /// connection that is being made to its pool.
     pub deadline: Duration,
@@ -143,7 +146,13 @@ impl Dialer {
         let share = self.deadline / tried.max(1) as u32;
         let mut last = DialError::Timeout;
         for address in &addresses[..tried] {
-            match tokio::time::timeout(share, dial(*address)).await {
+            let dialled = async {
+                match &self.proxy {
+                    Some(proxy) => proxy.connect(*address).await,
+                    None => dial(*address).await,
+                }
+            };
+            match tokio::time::timeout(share, dialled).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = DialError::Timeout,

@@ -3,7 +3,9 @@
 pub mod client;
 mod connection;
 mod connector;
+mod proxy;
 mod resolver;
 mod tls;
 
 pub use client::{HttpClient, HttpOptions};
+pub use proxy::Proxy;

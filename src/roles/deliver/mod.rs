@@ -31,7 +31,7 @@ use super::process::Process;
 use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
-        http::{HttpClient, HttpOptions},
+        http::{HttpClient, HttpOptions, Proxy},
         kafka::intake::{Intake, IntakeOptions},
         redis::{health::HealthStore, log::AttemptLog},
     },
@@ -76,6 +76,8 @@ pub fn start(
             policy: settings.addresses(),
             deadline: settings.request_timeout,
             dns_servers: settings.dns_servers.clone(),
+            ca_bundle: settings.ca_bundle.clone(),
+            proxy: settings.egress_proxy.as_ref().map(Proxy::from),
         })?,
         health: HealthStore::new(process.redis.clone(), prefix),
         log: AttemptLog::new(process.redis.clone(), prefix),
