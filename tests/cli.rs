@@ -128,7 +128,7 @@ mod wrong_settings {
     const SPAN: &str = "expected a duration";
 
     /// A wrong value for each setting that has wrong values.
-    const WRONG: [Wrong; 31] = [
+    const WRONG: &[Wrong] = &[
         wrong("all", "kafka-brokers", "BUNDLEHOOK_KAFKA_BROKERS", "kafka", "expected `host:port`"),
         wrong(
             "all",
@@ -162,6 +162,13 @@ mod wrong_settings {
             "lane-requests",
             "BUNDLEHOOK_LANE_REQUESTS",
             "0",
+            "expected a whole number from 1 to 1000",
+        ),
+        wrong(
+            "all",
+            "lane-requests-ceiling",
+            "BUNDLEHOOK_LANE_REQUESTS_CEILING",
+            "1001",
             "expected a whole number from 1 to 1000",
         ),
         wrong(
@@ -217,14 +224,14 @@ mod wrong_settings {
     ];
 
     /// Settings that take any text, or no value.
-    const FREE: [&str; 7] = ["ca-bundle", "permalink-product", "file", "settings", "out", "check", "help"];
+    const FREE: &[&str] = &["ca-bundle", "permalink-product", "file", "settings", "out", "check", "help"];
 
     /// Settings whose value may hold a password.
-    const SECRET: [&str; 3] = ["egress-proxy", "kafka-properties", "redis-url"];
+    const SECRET: &[&str] = &["egress-proxy", "kafka-properties", "redis-url"];
 
     #[test]
     fn are_known_for_every_setting() {
-        let known: BTreeSet<_> = WRONG.iter().map(|wrong| wrong.flag).chain(FREE).collect();
+        let known: BTreeSet<_> = WRONG.iter().map(|wrong| wrong.flag).chain(FREE.iter().copied()).collect();
         for subcommand in SUBCOMMANDS {
             for (flag, _) in help::settings(subcommand) {
                 assert!(known.contains(flag.as_str()), "--{flag} of {subcommand} is in neither list");
@@ -234,7 +241,7 @@ mod wrong_settings {
 
     #[test]
     fn end_with_64_and_say_which_value_is_wrong_and_what_is_expected() {
-        for wrong in &WRONG {
+        for wrong in WRONG {
             let Wrong { subcommand, flag, variable, value, .. } = *wrong;
             let mut by_flag = bundlehook([subcommand, &format!("--{flag}={value}")]);
             by_flag.envs(REQUIRED).env("BUNDLEHOOK_PRODUCE_FILE", "-");

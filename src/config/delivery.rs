@@ -77,7 +77,16 @@ pub struct DeliverySettings {
         value_parser = value::number::<u16>(1..=1000)
     )]
     pub lane_requests: u16,
-    /// Memory for bundles that wait, in MiB; reading pauses when it is full.
+    /// Most requests of one webhook in flight at once in this process, while it has more to send and the endpoint
+    /// keeps its pace.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_LANE_REQUESTS_CEILING",
+        default_value_t = 32,
+        value_parser = value::number::<u16>(1..=1000)
+    )]
+    pub lane_requests_ceiling: u16,
+    /// Memory for bundles that wait, in MiB; what does not fit is parked.
     #[arg(
         long,
         env = "BUNDLEHOOK_WAITING_MEMORY",

@@ -184,6 +184,18 @@ impl Health {
         }
     }
 
+    /// The health of a webhook of which Redis knows nothing: as it was recorded last, if it ever was. What is known to
+    /// be `disabled` was published, the disabling is the last that is.
+    #[must_use]
+    pub fn restored(recorded: Option<Self>, activation: Activation, disabled: Option<Millis>) -> Self {
+        let mut health = recorded.unwrap_or_else(|| Self::new(activation)).under(activation);
+        if let Some(at) = disabled {
+            health.circuit = Circuit::Disabled { at };
+            health.outbox.retain(|notice| notice.activation != activation);
+        }
+        health
+    }
+
     /// True if a success changes nothing.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -260,8 +272,9 @@ impl Health {
             }
             return Verdict { counted: false, closed: false };
         }
-        self.number += 1;
+        // The number is that of `webhook-health`, which does not hold what is ours.
         if !ended.ours {
+            self.number += 1;
             self.failures += 1;
             self.remember(ended.attempt);
         }

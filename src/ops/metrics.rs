@@ -207,7 +207,7 @@ impl Metrics {
                 metrics.commit_failures.with_label_values(&[role, cause]);
             }
         }
-        for operation in ["apply", "health", "queue"] {
+        for operation in ["apply", "health", "queue", "turn"] {
             metrics.redis_failures.with_label_values(&[operation, "busy"]);
         }
         for result in ["delivered", "rejected", "dropped", "expired"] {

@@ -101,7 +101,8 @@ impl Roles {
             intakes.push(("aggregate", intake));
         }
         if let Some(settings) = self.deliver {
-            intakes.push(("deliver", deliver::start(&process, settings, self.from, requests.handle())?));
+            intakes
+                .push(("deliver", deliver::start(&process, settings, self.from, requests.handle(), &stop)?));
         }
         for (name, intake) in &intakes {
             process.probes.watch_loop(name, intake.turns.clone());

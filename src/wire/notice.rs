@@ -5,9 +5,8 @@ use uuid::Uuid;
 
 use super::bundle::Headers;
 use crate::model::{
-    health::{Circuit, Health, Notice, NoticeKind},
+    health::{Notice, NoticeKind},
     ids::{WebhookId, WorkspaceId},
-    time::Millis,
     webhook::{Activation, Owner, Webhook, masked_url},
 };
 
@@ -95,36 +94,4 @@ pub fn encode_notification(webhook: &Webhook, notice: &Notice) -> Vec<u8> {
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("texts and numbers always serialise")
-}
-
-/// The record of `webhook-health` (schemas/webhook-health.json), from which a slot that is gone is restored.
-#[must_use]
-pub fn encode_health(webhook: &WebhookId, partition: i32, health: &Health, at: Millis) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Record<'a> {
-        v: u32,
-        webhook_id: &'a WebhookId,
-        partition: i32,
-        number: u64,
-        failures: u32,
-        activation: Activation,
-        state: &'static str,
-        next_attempt_at: Option<String>,
-        at: String,
-    }
-    let next_attempt_at = match health.circuit {
-        Circuit::Tripped { next_at, .. } => Some(next_at.to_rfc3339()),
-        Circuit::Healthy | Circuit::Disabled { .. } => None,
-    };
-    to_json(&Record {
-        v: 1,
-        webhook_id: webhook,
-        partition,
-        number: health.number,
-        failures: health.failures,
-        activation: health.activation,
-        state: health.circuit.as_str(),
-        next_attempt_at,
-        at: at.to_rfc3339(),
-    })
 }

@@ -1,14 +1,14 @@
-//! Records of `waiting-deliveries` (schemas/waiting-delivery.json): deliveries that are parked; and the short form of
-//! them that stands in the queue in Redis.
+//! Records of `waiting-deliveries`: deliveries that are parked (schemas/waiting-delivery.json) and the claims under which
+//! they were (schemas/waiting-claim.json); and the short form of the former that stands in the queue in Redis.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::bundle::Headers;
+use super::{bundle::Headers, rfc3339};
 use crate::model::{
     ids::{BundleId, ChatId, WebhookId, WorkspaceId},
     parked::{Parked, Reason},
-    time::{Millis, parse_timestamp},
+    time::Millis,
 };
 
 /// Version of the records.
@@ -32,13 +32,13 @@ pub struct WaitingDelivery {
     pub partition: i32,
     offset: i64,
     bytes: u32,
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     bundled_at: Millis,
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     arrived_at: Millis,
     attempts: u32,
     refusals: u32,
-    #[serde(with = "time")]
+    #[serde(with = "rfc3339")]
     waiting_since: Millis,
     /// Why it waits.
     pub reason: Reason,
@@ -94,6 +94,13 @@ impl WaitingDelivery {
         }
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        let Self { webhook_id, workspace_id, chat_id, .. } = self.clone();
+        Owner { webhook_id, workspace_id, chat_id }
+    }
+
     /// What the queue holds of it.
     #[must_use]
     pub fn parked(&self) -> Parked {
@@ -118,17 +125,44 @@ impl WaitingDelivery {
     }
 }
 
-/// The key of the record of a bundle at an offset.
-#[must_use]
-pub fn key(partition: i32, offset: i64) -> String {
-    format!("{partition}/{offset}")
+/// What a record of a partition is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// The bundle at an offset.
+    Bundle(i64),
+    /// The beginning of a claim.
+    Claim(Uuid),
 }
 
-/// The offset that a key names, if it is a key of this partition.
+impl Key {
+    /// Writes the key of a record of a partition.
+    #[must_use]
+    pub fn encode(self, partition: i32) -> String {
+        match self {
+            Self::Bundle(offset) => format!("{partition}/{offset}"),
+            Self::Claim(token) => format!("{partition}/claim/{token}"),
+        }
+    }
+
+    /// Reads a key, if it is one of this partition.
+    #[must_use]
+    pub fn decode(key: &[u8], partition: i32) -> Option<Self> {
+        let (of, rest) = std::str::from_utf8(key).ok()?.split_once('/')?;
+        if of.parse() != Ok(partition) {
+            return None;
+        }
+        match rest.strip_prefix("claim/") {
+            Some(token) => token.parse().ok().map(Self::Claim),
+            None => rest.parse().ok().map(Self::Bundle),
+        }
+    }
+}
+
+/// The value of the record that marks where a claim begins.
 #[must_use]
-pub fn key_offset(key: &[u8], partition: i32) -> Option<i64> {
-    let (of, offset) = std::str::from_utf8(key).ok()?.split_once('/')?;
-    if of.parse() == Ok(partition) { offset.parse().ok() } else { None }
+pub fn encode_claim(token: Uuid) -> Vec<u8> {
+    serde_json::to_vec(&serde_json::json!({ "v": VERSION, "token": token }))
+        .expect("a text always serialises")
 }
 
 /// The headers of a tombstone.
@@ -149,20 +183,6 @@ pub fn encode_parked(parked: &Parked) -> Vec<u8> {
 /// If it is not of that form.
 pub fn decode_parked(bytes: &[u8]) -> Result<Parked, postcard::Error> {
     postcard::from_bytes(bytes)
-}
-
-mod time {
-    use super::{Deserialize, Deserializer, Millis, Serializer, parse_timestamp};
-
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-    pub fn serialize<S: Serializer>(time: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&time.to_rfc3339())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_timestamp(&text).map(Millis::from).map_err(serde::de::Error::custom)
-    }
 }
 
 #[cfg(test)]
@@ -199,6 +219,14 @@ mod tests {
     }
 
     #[test]
+    fn the_record_of_a_claim_is_the_example_of_the_schema() {
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../schemas/waiting-claim.json")).unwrap();
+        let written: serde_json::Value = serde_json::from_slice(&encode_claim(waiting().token)).unwrap();
+        assert_eq!(written, schema["examples"][0]);
+    }
+
+    #[test]
     fn another_version_is_refused() {
         let text = String::from_utf8(waiting().encode()).unwrap().replace("\"v\":1", "\"v\":2");
         assert!(matches!(WaitingDelivery::decode(text.as_bytes()), Err(WaitingError::Version(2))));
@@ -206,11 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_names_partition_and_offset() {
-        assert_eq!(key_offset(key(3, 1207).as_bytes(), 3), Some(1207));
-        assert_eq!(key_offset(b"4/1207", 3), None);
-        assert_eq!(key_offset(b"3", 3), None);
-        assert_eq!(key_offset(&[0xff], 3), None);
+    fn a_key_names_a_partition_and_a_bundle_or_a_claim() {
+        for key in [Key::Bundle(1207), Key::Claim(Uuid::from_u128(7))] {
+            assert_eq!(Key::decode(key.encode(3).as_bytes(), 3), Some(key));
+            assert_eq!(Key::decode(key.encode(4).as_bytes(), 3), None);
+        }
+        for strange in [b"3".as_slice(), b"3/", b"3/claim/x", &[0xff]] {
+            assert_eq!(Key::decode(strange, 3), None);
+        }
     }
 
     #[test]

@@ -269,3 +269,27 @@ async fn a_record_that_is_no_bundle_goes_untouched_to_the_dead_letters_and_the_n
     assert_eq!(letters[0].value.as_deref(), Some(&b"not a body"[..]));
     assert!(letters[0].header("detail").is_some_and(|detail| detail.contains("`bundlehook-version` is `9`")));
 }
+
+#[tokio::test]
+async fn a_limit_of_deliveries_a_second_holds_over_all_processes() {
+    let (limited, free) = (receiver(ok()), receiver(ok()));
+    let webhooks = [
+        webhook("limited", "ws", &limited.url("/"), json!({"max_per_second": 20})),
+        webhook("free", "ws", &free.url("/"), json!({})),
+    ];
+    let Some(system) = system(2_000).partitions(4).start(&webhooks).await else { return };
+    let other = system.another("deliver").await;
+    other.wait_sum("bundlehook_partitions_owned{role=\"deliver\"}", 2.0).await;
+    let events: Vec<_> = (0..60).map(|n| event("ws", &format!("c{n}"), &n.to_string())).collect();
+    system.publish(&events).await;
+
+    limited.wait_for(|requests| requests.len() == 60, "all of the limited webhook's").await;
+
+    let delivered = "bundlehook_bundles_settled_total{result=\"delivered\"}";
+    assert!(other.sum(delivered).await > 0.0 && system.deliver.sum(delivered).await > 0.0, "both deliver");
+    let arrivals: Vec<Instant> = limited.requests().iter().map(|request| request.arrived).collect();
+    let took = arrivals.iter().max().zip(arrivals.iter().min()).map(|(last, first)| *last - *first);
+    // 59 turns of 50 ms; half of that if each process had its own.
+    assert!(took >= Some(Duration::from_millis(2_200)), "{took:?}");
+    free.wait_for(|requests| requests.len() == 60, "all of the other's").await;
+}

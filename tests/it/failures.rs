@@ -1,8 +1,13 @@
 //! Consecutive failures, the disabling, and the way back.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Record, Request, Tenant, answer, message_ids, ok, tenant};
+use crate::support::{
+    Answer, LIMIT, Record, Request, System, Tenant, answer, event, message_ids, ok, receiver, status, system,
+    tenant, webhook,
+};
 
 /// Fails requests to the path `/none` by their number among those; all others succeed.
 async fn fail(tenant: &Tenant, fails: impl Fn(usize) -> bool + Send + Sync + 'static) {
@@ -108,4 +113,56 @@ async fn a_webhook_that_is_switched_off_and_on_again_gets_what_arrives_then_and_
     assert_eq!(attempts[12]["state"], "healthy");
     tenant.receiver.set(ok()).await;
     tenant.wait_sentinel("c").await;
+}
+
+/// Waits until so many consecutive failures are on record.
+async fn wait_failures(system: &System, least: u64) {
+    let reached = |record: &Record| record.json()["failures"].as_u64() >= Some(least);
+    system.wait_records("webhook-health", |records| records.iter().any(reached)).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_or_goes_backwards_changes_no_count_and_disables_nobody_twice() {
+    let failing = receiver(status(500));
+    let settings = webhook("wh", "ws", &failing.url("/"), json!({}));
+    let setup = system(2_000)
+        .env("BUNDLEHOOK_RETRY_SCHEDULE", "400ms")
+        .env("BUNDLEHOOK_KAFKA_PROPERTIES", "session.timeout.ms=1500,heartbeat.interval.ms=300");
+    let Some(mut system) = setup.start(&[settings]).await else { return };
+    let slot = format!("{{{}wh:wh}}:health", system.prefix);
+    let events: Vec<_> = (0..5).map(|n| event("ws", &format!("c{n}"), &n.to_string())).collect();
+    system.publish(&events).await;
+
+    wait_failures(&system, 2).await;
+    let former: String = system.redis.command(&["GET", &slot]).await;
+    wait_failures(&system, 3).await;
+    system.redis.flushall().await;
+    wait_failures(&system, 5).await;
+    // As a replica would have it that lacks the last writes.
+    system.redis.command::<()>(&["SET", &slot, &former]).await;
+    wait_failures(&system, 7).await;
+    system.deliver.process.sigkill();
+    system.deliver.process.wait_exit(LIMIT).await;
+    system.redis.flushall().await;
+    system.restart("deliver").await;
+    wait_failures(&system, 11).await;
+    let is_disabled = |record: &Record| record.value.is_some() && record.json()["kind"] == "disabled";
+    system.wait_records("webhook-states", |records| records.iter().any(is_disabled)).await;
+    system.redis.flushall().await;
+    system.publish(&[event("ws", "c", "held")]).await;
+    system.deliver.wait_sum("bundlehook_deliveries_parked{", 6.0).await;
+
+    let counts = |name: &str, records: &[Record]| -> Vec<u64> {
+        records.iter().filter_map(|record| record.json()[name].as_u64()).collect()
+    };
+    let healths = system.records("webhook-health").await;
+    assert_eq!(counts("failures", &healths), (1..=11).collect::<Vec<_>>());
+    assert_eq!(counts("number", &healths), (1..=11).collect::<Vec<_>>());
+    let events = system.records("webhook-events").await;
+    let ids: BTreeSet<_> = events.iter().filter_map(|event| event.header("ce_id")).collect();
+    assert_eq!(ids.len(), 2, "one warning, one disabling");
+    let attempts = system.records("delivery-attempts").await;
+    assert_eq!(attempts.iter().filter(|attempt| attempt.json()["counted"] == true).count(), 11);
+    let posts = failing.requests().len();
+    assert!(posts <= 11 + 4 + 1, "{posts}: on top come those in flight at the first failure and at the kill");
 }

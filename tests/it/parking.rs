@@ -7,8 +7,8 @@ use bundlehook::wire::waiting::WaitingDelivery;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, LIMIT, Receiver, Record, Request, System, answer, committed, event, message_ids, ok, receiver,
-    refuse, status, system, wait_until, webhook,
+    Answer, LIMIT, Outgoing, Receiver, Record, Request, System, answer, committed, event, message_ids, ok,
+    receiver, refuse, status, system, wait_until, webhook,
 };
 
 /// A dead member of a group is noticed after so long.
@@ -46,7 +46,8 @@ fn assert_once_and_in_order(requests: &[Request], numbers: std::ops::Range<usize
 /// The latest record of each key.
 async fn latest(system: &System) -> BTreeMap<String, Record> {
     let records = system.records("waiting-deliveries").await;
-    records.into_iter().map(|record| (record.key().to_owned(), record)).collect()
+    let deliveries = records.into_iter().filter(|record| !record.key().contains("claim"));
+    deliveries.map(|record| (record.key().to_owned(), record)).collect()
 }
 
 async fn wait_no_waiting_delivery(system: &System) {
@@ -85,7 +86,8 @@ async fn an_endpoint_that_is_away_stops_nobody_and_gets_everything_once_and_in_o
     let waiting = latest(&system).await;
     assert_eq!(waiting.len(), DEAD);
     assert!(waiting.values().all(|record| WaitingDelivery::decode(record.text().as_bytes()).is_ok()));
-    let used: usize = system.redis.command(&["MEMORY", "USAGE", &queue_key(&system), "SAMPLES", "0"]).await;
+    let key = queue_key(&system).await;
+    let used: usize = system.redis.command(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]).await;
     assert!(used / DEAD <= 200, "{} bytes of Redis for each", used / DEAD);
 
     dead.set(ok()).await;
@@ -98,8 +100,10 @@ async fn an_endpoint_that_is_away_stops_nobody_and_gets_everything_once_and_in_o
     dead.wait_for(|requests| requests.len() == DEAD + 10, "what comes later").await;
 }
 
-fn queue_key(system: &System) -> String {
-    format!("{{{}bundles:0}}:q:dead", system.prefix)
+async fn queue_key(system: &System) -> String {
+    let tag = format!("{{{}bundles:0}}", system.prefix);
+    let incarnation: String = system.redis.command(&["HGET", &format!("{tag}:owner"), "incarnation"]).await;
+    format!("{tag}:{incarnation}:dead")
 }
 
 /// Kills `deliver` while deliveries are parked, lets `loss` happen, and lets the endpoint recover.
@@ -215,7 +219,7 @@ async fn what_the_system_holds_goes_out_without_new_traffic_when_it_is_enabled_a
     let former = states.iter().map(Record::json).find(|state| state["kind"] == "activation");
     let mut state = former.expect("the activation is stored");
     state["activation"] = json!(format!("{}.1.0", bundlehook::io::clock::now().0));
-    let record = crate::support::Outgoing::new("dead/activation", state.to_string());
+    let record = Outgoing::new("dead/activation", state.to_string());
     system.produce("webhook-states", [record]).await;
 
     failing.wait_for(|requests| requests.len() >= posts + 50, "all that was held").await;
@@ -286,4 +290,36 @@ async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliv
     system.wait_delivered().await;
     assert_once_and_in_order(&slow.requests(), 0..COUNT);
     wait_no_waiting_delivery(&system).await;
+}
+
+/// A process that lost its partition may put what it held after the new owner has delivered it.
+#[tokio::test]
+async fn a_late_put_of_an_ended_claim_is_taken_back_and_never_sent() {
+    let endpoint = receiver(refuse());
+    let Some(mut system) = start(&endpoint, &[], "100ms").await else { return };
+    system.publish(&events("ws-dead", 0..20)).await;
+    system.deliver.wait_sum(PARKED, 20.0).await;
+    let is_put = |record: &&Record| record.value.is_some() && record.json().get("offset").is_some();
+    let puts = system.records("waiting-deliveries").await;
+    let put = puts.iter().find(is_put).expect("a delivery is parked").clone();
+    endpoint.set(ok()).await;
+    system.wait_delivered().await;
+    wait_no_waiting_delivery(&system).await;
+    system.deliver.process.sigterm();
+    system.deliver.process.wait_exit(LIMIT).await;
+    system.restart("deliver").await;
+
+    let late = Outgoing::new(put.key(), put.text());
+    system.produce("waiting-deliveries", [late]).await;
+    system.deliver.process.sigkill();
+    system.deliver.process.wait_exit(LIMIT).await;
+    system.redis.flushall().await;
+    system.restart("deliver").await;
+
+    let rebuilt = "bundlehook_claims_total{role=\"deliver\",state=\"rebuilt\"}";
+    assert!(system.deliver.sum(rebuilt).await >= 1.0);
+    wait_no_waiting_delivery(&system).await;
+    system.publish(&events("ws-dead", 20..30)).await;
+    system.wait_done().await;
+    assert_once_and_in_order(&endpoint.requests(), 0..30);
 }

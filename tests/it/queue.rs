@@ -52,7 +52,7 @@ fn changes<'a>(all: impl IntoIterator<Item = (&'a str, i64, Option<Parked>)>) ->
 async fn begun(redis: &Redis, token: Uuid, reflects: i64) -> QueueStore {
     let store = QueueStore::new(redis.clone(), "p.", 3, token);
     let found = store.claim().await.expect("it can be claimed");
-    store.begin_anew(&found, reflects, NOW).await.expect("it begins");
+    store.begin_anew(&found, 0, reflects, NOW).await.expect("it begins");
     store
 }
 
@@ -110,11 +110,11 @@ async fn a_claim_fences_the_former_owner_and_goes_on_with_its_queue() {
         former.apply(&Changes::new(), 12, NOW).await.map(drop),
         former.page(&id("a"), -1, 1).await.map(drop),
         former.webhooks().await.map(drop),
-        former.begin_anew(&found, 0, NOW).await,
+        former.begin_anew(&found, 0, 0, NOW).await,
     ] {
         assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
     }
-    store.go_on(&found).await.expect("it goes on");
+    store.go_on(&found, 7).await.expect("it goes on");
     assert_eq!(offsets(&store, "a", -1, 9).await, [7]);
     assert_eq!(store.claim().await.expect("it can be claimed").writer, Some(SECOND));
 }
@@ -140,7 +140,7 @@ async fn a_queue_that_went_backwards_or_lacks_entries_is_lost() {
     let store = begun(&connect(&server).await, FIRST, 10).await;
     store.apply(&changes([("a", 7, Some(parked(7)))]), 11, NOW).await.expect("it is put");
 
-    server.command::<()>(&["DEL", "{p.bundles:3}:q:a"]).await;
+    server.command::<()>(&["DEL", "{p.bundles:3}:00000000-0000-0000-0000-000000000001:a"]).await;
     let page = store.page(&id("a"), -1, 9).await;
     assert!(matches!(page, Err(StoreError::Lost)), "{page:?}");
 
@@ -165,7 +165,9 @@ async fn a_parked_delivery_takes_at_most_200_bytes_of_redis() {
 
     store.apply(&changes, COUNT, NOW).await.expect("it is put");
 
-    let used: i64 = server.command(&["MEMORY", "USAGE", "{p.bundles:3}:q:a", "SAMPLES", "0"]).await;
+    let used: i64 = server
+        .command(&["MEMORY", "USAGE", "{p.bundles:3}:00000000-0000-0000-0000-000000000001:a", "SAMPLES", "0"])
+        .await;
     assert!(used / COUNT <= 200, "{} bytes", used / COUNT);
     println!("{} bytes of Redis a parked delivery", used / COUNT);
 }

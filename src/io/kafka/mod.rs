@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod client;
 pub mod embedded;
+pub mod follow;
+pub mod health_log;
 pub mod intake;
 pub mod publisher;
 pub mod reader;

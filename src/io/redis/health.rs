@@ -4,15 +4,34 @@ use redis::Script;
 
 use super::{Redis, StoreError};
 use crate::model::{
-    health::{Circuit, HEALTH_VERSION, Health},
-    history::Disabled,
+    health::{HEALTH_VERSION, Health},
     ids::WebhookId,
     webhook::Activation,
 };
 
-/// What was last seen of a slot, as stored; saves a call where nobody else changed it.
+/// What was last seen of a slot; saves a call where nobody else changed it, and shows whether it went backwards.
 #[derive(Debug, Clone, Default)]
-pub struct Seen(String);
+pub struct Seen {
+    /// As stored: empty if there was no slot, none if it was not looked at yet.
+    stored: Option<String>,
+    /// The one with the highest number.
+    highest: Option<Health>,
+}
+
+impl Seen {
+    fn note(&mut self, stored: String, health: &Health) {
+        self.stored = Some(stored);
+        if self.highest.as_ref().is_none_or(|highest| highest.number <= health.number) {
+            self.highest = Some(health.clone());
+        }
+    }
+}
+
+/// Where the health of a webhook is on record, apart from Redis.
+pub trait Record: Sync {
+    /// Its health by the last outcome on record.
+    fn health(&self) -> impl Future<Output = Health> + Send;
+}
 
 /// Slots of health.
 #[derive(Clone)]
@@ -33,49 +52,64 @@ impl HealthStore {
         format!("{{{}wh:{webhook}}}:health", self.prefix)
     }
 
-    /// Changes the health of a webhook in one atomic step and returns it with what the change says. The change may be
-    /// asked for more than once, each time with what is stored then.
+    /// Changes the health of a webhook under an enabling in one atomic step and returns it with what the change says.
+    /// The change may be asked for more than once, each time with what is stored then. Where there is no slot, or one
+    /// that went backwards, the record says what should be there.
     ///
     /// # Errors
     /// [`StoreError`]; after [`StoreError::Busy`] the change may or may not have happened.
     pub async fn update<T>(
         &self,
         webhook: &WebhookId,
+        activation: Activation,
         seen: &mut Seen,
-        initial: &Health,
+        record: &impl Record,
         mut change: impl FnMut(&mut Health) -> T,
     ) -> Result<(T, Health), StoreError> {
+        let mut stored = match &seen.stored {
+            Some(stored) => stored.clone(),
+            None => self.swap(webhook, "", "").await?.unwrap_or_default(),
+        };
         loop {
-            let mut health = if seen.0.is_empty() { initial.clone() } else { decode(&seen.0)? };
-            health = health.under(initial.activation);
+            let found = if stored.is_empty() { None } else { Some(decode(&stored)?) };
+            let lowest = seen.highest.as_ref().map_or(0, |highest| highest.number);
+            let mut health = match found.filter(|found| found.number >= lowest) {
+                Some(found) => found,
+                None => later(record.health().await, seen.highest.clone()),
+            };
+            health = health.under(activation);
             let answer = change(&mut health);
             let changed =
                 serde_json::to_string(&health).map_err(|error| StoreError::Damaged(error.to_string()))?;
-            let call = {
-                let mut call = self.swap.key(self.key(webhook));
-                call.arg(&seen.0).arg(&changed);
-                call
-            };
-            let current: Vec<String> = self.redis.invoke(&call).await?;
-            match current.into_iter().next() {
+            match self.swap(webhook, &stored, &changed).await? {
                 None => {
-                    seen.0 = changed;
+                    seen.note(changed, &health);
                     return Ok((answer, health));
                 }
-                Some(current) => seen.0 = current,
+                Some(current) => stored = current,
             }
         }
     }
+
+    /// Replaces a slot (empty: none) if it is as expected; else answers what is there.
+    async fn swap(
+        &self,
+        webhook: &WebhookId,
+        expected: &str,
+        new: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let call = {
+            let mut call = self.swap.key(self.key(webhook));
+            call.arg(expected).arg(new);
+            call
+        };
+        let current: Vec<String> = self.redis.invoke(&call).await?;
+        Ok(current.into_iter().next())
+    }
 }
 
-/// The health of a webhook of which Redis knows nothing.
-#[must_use]
-pub fn initial(activation: Activation, disabled: Option<Disabled>) -> Health {
-    let mut health = Health::new(activation);
-    if let Some(disabled) = disabled {
-        health.circuit = Circuit::Disabled { at: disabled.at };
-    }
-    health
+fn later(one: Health, other: Option<Health>) -> Health {
+    other.filter(|other| other.number > one.number).unwrap_or(one)
 }
 
 fn decode(text: &str) -> Result<Health, StoreError> {

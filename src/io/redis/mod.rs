@@ -5,6 +5,7 @@ pub mod health;
 pub mod log;
 pub mod queue;
 pub mod server;
+pub mod turns;
 pub mod windows;
 
 pub use connection::{Redis, StoreError};

@@ -2,7 +2,7 @@
 //! while the circuit is tripped. What can't go soon is parked, and pulled again in order.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -14,20 +14,23 @@ use super::{
     Deliver,
     attempt::{Attempted, SharedSeen, span_until},
     chats::Chats,
-    drain::{Fetched, PAGE_BYTES, What, Wish},
+    drain::PAGE_BYTES,
     parking::Parking,
     queued::Queued,
     slots::{RequestSlot, RequestSlots},
+    sources::Sources,
 };
 use crate::{
-    flow::parked_to_delivery::{Fate, fate},
-    io::{clock, redis::health::Seen},
+    io::{
+        clock,
+        redis::{health::Seen, turns::Turn},
+    },
     model::{
         delivery::Settlement,
         health::{Circuit, Health, Permission},
         history::Current,
         ids::WebhookId,
-        parked::{Parked, Reason},
+        parked::Reason,
         ramp::Ramp,
         webhook::Activation,
     },
@@ -39,8 +42,8 @@ const IDLE: Duration = Duration::from_mins(1);
 const MOST_ATTEMPTS: usize = 128;
 /// How often a lane that waits looks at its webhook's settings.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often it looks at its webhook's health, and for what has expired, if nothing else makes it.
-const SWEEP: Duration = Duration::from_secs(30);
+/// How often it looks at its webhook's health, if nothing else makes it.
+const LOOK_AT_HEALTH: Duration = Duration::from_secs(30);
 /// Most bytes that a lane lets wait in memory.
 const LANE_BYTES: usize = 1024 * 1024;
 /// Longest that a delivery waits in memory before its offset may move on.
@@ -56,50 +59,12 @@ pub(super) enum Message {
     Parked(Parking),
 }
 
-/// A queue that the lane drains.
-struct Source {
-    parking: Parking,
-    /// Everything up to this bundle offset was pulled.
-    after: i64,
-    /// What was pulled and is in memory or in flight.
-    taken: HashSet<i64>,
-    /// Changes when what is being fetched is out of date.
-    epoch: u64,
-    /// There was nothing more to pull.
-    at_end: bool,
-    /// More was parked since the last fetch began.
-    has_more: bool,
-    /// The first that waited when it was looked at last.
-    front: Option<Parked>,
-    sweep_at: Instant,
-}
-
-impl Source {
-    fn new(parking: Parking) -> Self {
-        let (taken, sweep_at) = (HashSet::new(), Instant::now());
-        Self { parking, after: -1, taken, epoch: 0, at_end: false, has_more: false, front: None, sweep_at }
-    }
-
-    /// What was pulled goes back: pulling begins anew.
-    fn rewind(&mut self, webhook: &WebhookId) {
-        self.parking.pulled(webhook, None);
-        self.after = -1;
-        self.epoch += 1;
-        self.at_end = false;
-    }
-}
-
 pub(super) struct Lane {
     deliver: Arc<Deliver>,
     webhook: WebhookId,
     inbox: mpsc::UnboundedReceiver<Message>,
     chats: Chats,
-    /// By partition.
-    sources: BTreeMap<i32, Source>,
-    /// Where the last page came from.
-    last_pulled: i32,
-    /// At most one at a time.
-    fetches: JoinSet<Fetched>,
+    sources: Sources,
     /// Attempts, from the request to what follows it.
     in_flight: JoinSet<Attempted>,
     /// Slots for requests; free again as soon as a success is there, or a failure is taken in.
@@ -115,19 +80,21 @@ pub(super) struct Lane {
     idle_since: Option<Instant>,
     /// Not before then.
     wait_until: Option<Instant>,
+    /// When the next delivery may begin by the webhook's limit of deliveries a second, if that is settled.
+    turn: Option<Instant>,
 }
 
 impl Lane {
     pub fn new(deliver: Arc<Deliver>, webhook: WebhookId, inbox: mpsc::UnboundedReceiver<Message>) -> Self {
-        let ramp = Ramp::new(usize::from(deliver.settings.lane_requests));
+        let settings = &deliver.settings;
+        let ramp = Ramp::new(settings.lane_requests.into(), settings.lane_requests_ceiling.into());
+        let sources = Sources::new(webhook.clone());
         Self {
             deliver,
             webhook,
             inbox,
             chats: Chats::default(),
-            sources: BTreeMap::new(),
-            last_pulled: -1,
-            fetches: JoinSet::new(),
+            sources,
             in_flight: JoinSet::new(),
             requests: RequestSlots::default(),
             ramp,
@@ -139,6 +106,7 @@ impl Lane {
             tick_at: Instant::now() + LOOK,
             idle_since: None,
             wait_until: None,
+            turn: None,
         }
     }
 
@@ -151,7 +119,7 @@ impl Lane {
                 return;
             }
             self.dispatch().await;
-            self.fetch();
+            self.sources.fetch(&self.deliver, self.wanted());
             let freed = self.requests.freed.clone();
             let wake = self.wake();
             tokio::select! {
@@ -162,8 +130,8 @@ impl Lane {
                 },
                 () = freed.notified() => {}
                 Some(message) = self.inbox.recv() => self.take(message),
-                Some(fetched) = self.fetches.join_next() => match fetched {
-                    Ok(fetched) => self.take_fetched(fetched),
+                Some(fetched) = self.sources.fetched() => match fetched {
+                    Ok(fetched) => self.sources.take(fetched).into_iter().for_each(|queued| self.chats.push(queued)),
                     Err(panic) => self.deliver.process.fail(format!("the reading of a queue died: {panic}")),
                 },
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -172,10 +140,7 @@ impl Lane {
     }
 
     fn is_idle(&self) -> bool {
-        self.chats.is_empty()
-            && self.in_flight.is_empty()
-            && self.fetches.is_empty()
-            && !self.sources.values().any(|source| source.parking.holds(&self.webhook))
+        self.chats.is_empty() && self.in_flight.is_empty() && self.sources.is_idle()
     }
 
     /// When there may be something to do again.
@@ -202,13 +167,13 @@ impl Lane {
     async fn tick(&mut self) -> bool {
         let now = Instant::now();
         self.tick_at = now + if self.is_idle() { IDLE } else { LOOK };
-        self.sources.retain(|_, source| !source.parking.is_over());
+        self.sources.drop_ended();
         drop(self.chats.take_where(Queued::is_over));
         self.drop_unwanted();
         self.park_overdue();
         let waits = self.circuit != Circuit::Healthy || !self.sources.is_empty();
         let enabled = self.current().is_some_and(|current| current.activation > self.activation);
-        if enabled || (waits && now.duration_since(self.looked_at) >= SWEEP) {
+        if enabled || (waits && now.duration_since(self.looked_at) >= LOOK_AT_HEALTH) {
             self.look().await;
         }
         let rested = self.idle_since.is_some_and(|since| since.elapsed() >= IDLE);
@@ -242,7 +207,7 @@ impl Lane {
             Circuit::Healthy if !was_healthy => {
                 self.ramp.restart();
                 self.wait_until = None;
-                self.sources.values_mut().for_each(|source| source.at_end = false);
+                self.sources.reopen();
             }
             Circuit::Tripped { .. } if was_healthy => self.unload(None, Reason::Tripped),
             Circuit::Disabled { .. } if !was_disabled => self.unload(None, Reason::Disabled),
@@ -253,19 +218,7 @@ impl Lane {
     fn take(&mut self, message: Message) {
         match message {
             Message::Offered(queued) => self.offered(*queued),
-            Message::Parked(parking) => {
-                let partition = parking.partition();
-                let known = self.sources.get_mut(&partition);
-                match known.filter(|source| source.parking.token() == parking.token()) {
-                    Some(source) => {
-                        (source.at_end, source.has_more) = (false, true);
-                        if source.front.is_none() {
-                            source.sweep_at = Instant::now();
-                        }
-                    }
-                    None => drop(self.sources.insert(partition, Source::new(parking))),
-                }
-            }
+            Message::Parked(parking) => self.sources.told(parking),
         }
     }
 
@@ -283,8 +236,8 @@ impl Lane {
         // Those of its partition that were pulled may be later ones of its chat, and what stands behind those, too.
         if self.chats.any(|other| other.is_parked() && other.parking.partition() == partition) {
             self.unload(Some(partition), reason);
-        } else if let Some(source) = self.sources.get_mut(&partition) {
-            source.rewind(&self.webhook);
+        } else {
+            self.sources.rewind(Some(partition));
         }
     }
 
@@ -300,22 +253,12 @@ impl Lane {
         let is_it = |queued: &Queued| partition.is_none_or(|only| only == queued.parking.partition());
         for queued in self.chats.take_where(is_it) {
             if queued.is_parked() {
-                self.forget(&queued);
+                self.sources.forget(&queued);
             } else {
                 queued.park(reason, None);
             }
         }
-        let sources = self.sources.values_mut();
-        let of = |source: &&mut Source| partition.is_none_or(|only| only == source.parking.partition());
-        sources.filter(of).for_each(|source| source.rewind(&self.webhook));
-    }
-
-    /// A delivery that was pulled is in memory no more.
-    fn forget(&mut self, queued: &Queued) {
-        let source = self.sources.get_mut(&queued.parking.partition());
-        if let Some(source) = source.filter(|source| queued.is_of(&source.parking)) {
-            source.taken.remove(&queued.delivery.offset);
-        }
+        self.sources.rewind(partition);
     }
 
     /// Lets the source's offset move on past what waits for long.
@@ -333,46 +276,6 @@ impl Lane {
         }
     }
 
-    /// Fetches what can go next, if there is room for it.
-    fn fetch(&mut self) {
-        if !self.fetches.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        if let Some(partition) = self.to_sweep(now) {
-            let Some((source, wish)) = self.wish(partition) else { return };
-            source.sweep_at = now + SWEEP;
-            self.fetches.spawn(self.deliver.clone().sweep(wish));
-            return;
-        }
-        let most = self.wanted();
-        if let Some(partition) = self.to_pull().filter(|_| most > 0) {
-            self.last_pulled = partition;
-            let Some((source, wish)) = self.wish(partition) else { return };
-            let after = source.after;
-            source.has_more = false;
-            self.fetches.spawn(self.deliver.clone().pull(wish, after, most));
-        }
-    }
-
-    fn wish(&mut self, partition: i32) -> Option<(&mut Source, Wish)> {
-        let source = self.sources.get_mut(&partition)?;
-        let (parking, webhook) = (source.parking.clone(), self.webhook.clone());
-        let wish = Wish { parking, webhook, epoch: source.epoch, taken: source.taken.clone() };
-        Some((source, wish))
-    }
-
-    /// A queue whose first may have to end its waiting.
-    fn to_sweep(&self, now: Instant) -> Option<i32> {
-        let directory = self.deliver.process.tail.directory();
-        let is_due = |source: &Source| {
-            let ends = |front: &Parked| fate(front, &self.webhook, &directory, clock::now()) != Fate::Waits;
-            (source.sweep_at <= now || source.front.as_ref().is_some_and(ends))
-                && source.parking.holds(&self.webhook)
-        };
-        self.sources.iter().find(|(_, source)| is_due(source)).map(|(partition, _)| *partition)
-    }
-
     /// How many deliveries there is room for.
     fn wanted(&self) -> usize {
         let waiting = self.chats.waiting();
@@ -388,36 +291,6 @@ impl Lane {
         }
     }
 
-    /// The next queue in turn that has more.
-    fn to_pull(&self) -> Option<i32> {
-        let has_more = |(_, source): &(&i32, &Source)| {
-            !source.at_end && !source.parking.is_over() && source.parking.holds(&self.webhook)
-        };
-        let later = self.sources.range(self.last_pulled + 1..).find(has_more);
-        later.or_else(|| self.sources.iter().find(has_more)).map(|(partition, _)| *partition)
-    }
-
-    fn take_fetched(&mut self, fetched: Fetched) {
-        let Some(source) = self.sources.get_mut(&fetched.partition) else { return };
-        if source.parking.token() != fetched.token {
-            return;
-        }
-        match fetched.what {
-            What::Over => drop(self.sources.remove(&fetched.partition)),
-            What::Swept(front) => source.front = front,
-            What::Pulled { .. } if source.epoch != fetched.epoch => {}
-            What::Pulled { deliveries, after, at_end } => {
-                (source.after, source.at_end) = (after, at_end && !source.has_more);
-                for queued in deliveries {
-                    source.taken.insert(queued.delivery.offset);
-                    self.chats.push(queued);
-                }
-                let taken = Some(source.taken.len()).filter(|_| at_end);
-                source.parking.pulled(&self.webhook, taken);
-            }
-        }
-    }
-
     /// Starts what may go now.
     async fn dispatch(&mut self) {
         while self.wait_until.is_none_or(|until| until <= Instant::now()) {
@@ -430,11 +303,32 @@ impl Lane {
                 return;
             }
             let Some(slot) = self.requests.take(self.ramp.allowed()) else { return };
+            if !self.has_turn(&current).await {
+                return;
+            }
             let Some(lease) = self.permission(&current).await else {
                 return;
             };
-            self.start(current, lease, slot);
+            self.start(current, lease, slot).await;
         }
+    }
+
+    /// Whether a delivery may begin now by the webhook's limit of deliveries a second. Every process takes turns.
+    async fn has_turn(&mut self, current: &Current) -> bool {
+        let Some(rate) = current.webhook.max_per_second else { return true };
+        let turn = match self.turn.filter(|turn| turn.elapsed() < LOOK) {
+            Some(turn) => turn,
+            None => match self.deliver.take_turn(&self.webhook, rate).await {
+                Turn::Taken(span) => Instant::now() + span,
+                Turn::Later(span) => {
+                    self.wait_until = Some(Instant::now() + span);
+                    return false;
+                }
+            },
+        };
+        let is_due = turn <= Instant::now();
+        (self.turn, self.wait_until) = if is_due { (None, None) } else { (Some(turn), Some(turn)) };
+        is_due
     }
 
     /// A lease if one is needed; none if nothing may go now.
@@ -465,19 +359,20 @@ impl Lane {
     }
 
     /// Starts the delivery that has waited longest of those that may go.
-    fn start(&mut self, current: Current, lease: Option<Uuid>, slot: RequestSlot) {
-        let Some(queued) = self.chats.start_first() else {
-            return;
-        };
-        let Some(in_flight) = queued.parking.settlements().begin() else {
-            return self.chats.free(&queued.chat());
-        };
-        if let Some(rate) = current.webhook.max_per_second {
-            self.wait_until = Some(Instant::now() + Duration::from_secs(1) / u32::from(rate));
+    async fn start(&mut self, current: Current, lease: Option<Uuid>, slot: RequestSlot) {
+        if let Some(queued) = self.chats.start_first() {
+            if let Some(in_flight) = queued.parking.settlements().begin() {
+                let seen = self.seen.clone();
+                let attempt = self.deliver.clone().attempt(queued, current, lease, seen, in_flight, slot);
+                self.in_flight.spawn(attempt);
+                return;
+            }
+            self.chats.free(&queued.chat());
         }
-        let attempt =
-            self.deliver.clone().attempt(queued, current, lease, self.seen.clone(), in_flight, slot);
-        self.in_flight.spawn(attempt);
+        // Its partition was given up: another process may try at once.
+        if let Some(lease) = lease {
+            self.deliver.update_health(&current, &self.seen, |health| health.release(lease)).await;
+        }
     }
 
     /// Drops what the owner no longer wants, and forgets what belongs to a partition that was given up.
@@ -493,7 +388,7 @@ impl Lane {
             }
             let Some(queued) = self.chats.start_first() else { return };
             let chat = queued.chat();
-            self.forget(&queued);
+            self.sources.forget(&queued);
             if !queued.is_over() {
                 queued.settle(Some("dropped"), None);
             }
@@ -502,12 +397,12 @@ impl Lane {
     }
 
     fn finish(&mut self, attempted: Attempted) {
-        let Attempted { queued, settlement, health, in_flight, slot } = attempted;
+        let Attempted { queued, settlement, took, health, in_flight, slot } = attempted;
         let (chat, partition) = (queued.chat(), queued.parking.partition());
         if settlement == Settlement::Delivered {
-            self.ramp.succeeded();
+            self.ramp.succeeded(took, self.chats.waiting() > 0);
         }
-        self.forget(&queued);
+        self.sources.forget(&queued);
         if settlement == Settlement::Open {
             queued.park(Reason::Retry, Some(in_flight));
             // Nothing of its chat may overtake it.

@@ -14,6 +14,8 @@ mod recorded;
 mod restore;
 mod settlements;
 mod slots;
+mod sources;
+mod vetting;
 
 use std::{
     collections::HashMap,
@@ -21,6 +23,7 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     lane::{Lane, Message},
@@ -32,8 +35,11 @@ use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
         http::{HttpClient, HttpOptions, Proxy},
-        kafka::intake::{Intake, IntakeOptions},
-        redis::{health::HealthStore, log::AttemptLog},
+        kafka::{
+            health_log::HealthLog,
+            intake::{Intake, IntakeOptions},
+        },
+        redis::{health::HealthStore, log::AttemptLog, turns::Turns},
     },
     model::ids::WebhookId,
 };
@@ -46,7 +52,9 @@ struct Deliver {
     from: Option<StartFrom>,
     client: HttpClient,
     health: HealthStore,
+    health_log: HealthLog,
     log: AttemptLog,
+    turns: Turns,
     /// Requests run apart, so that no endpoint can delay the reading.
     requests: tokio::runtime::Handle,
     /// Room for bundles that wait, in KiB.
@@ -63,7 +71,11 @@ pub fn start(
     settings: DeliverySettings,
     from: Option<StartFrom>,
     requests: tokio::runtime::Handle,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Intake> {
+    let health_log = HealthLog::start(&process.kafka, &process.topics, process.embedded, stop.clone())?;
+    let ready = health_log.clone();
+    process.probes.require(move || ready.ready());
     let options = IntakeOptions {
         topic: process.topics.bundles.clone(),
         group: process.topics.group("deliver"),
@@ -80,7 +92,9 @@ pub fn start(
             proxy: settings.egress_proxy.as_ref().map(Proxy::from),
         })?,
         health: HealthStore::new(process.redis.clone(), prefix),
+        health_log,
         log: AttemptLog::new(process.redis.clone(), prefix),
+        turns: Turns::new(process.redis.clone(), prefix),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
         lanes: Mutex::default(),
         process: process.clone(),

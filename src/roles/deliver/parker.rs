@@ -4,6 +4,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use super::{
     Deliver,
@@ -16,7 +17,7 @@ use crate::{
         redis::queue::{Changes, QueueStore},
     },
     model::{ids::WebhookId, parked::Parked},
-    wire::waiting::{self, WaitingDelivery},
+    wire::waiting::{self, Key, WaitingDelivery},
 };
 
 /// At most so many orders are carried out at once.
@@ -94,7 +95,7 @@ fn end(deliver: &Deliver, parking: &Parking, orders: Vec<Order>) {
 impl Deliver {
     /// Publishes that a delivery waits.
     pub(super) async fn put_record(&self, record: &WaitingDelivery, group: &AckGroup) {
-        let key = waiting::key(record.partition, record.parked().offset);
+        let key = Key::Bundle(record.parked().offset).encode(record.partition);
         let value = record.encode();
         let outgoing = Outgoing {
             topic: &self.process.topics.waiting_deliveries,
@@ -108,7 +109,7 @@ impl Deliver {
 
     /// Publishes that a delivery waits no more.
     pub(super) async fn tombstone(&self, webhook: &WebhookId, partition: i32, offset: i64, group: &AckGroup) {
-        let (key, headers) = (waiting::key(partition, offset), waiting::tombstone_headers(webhook));
+        let (key, headers) = (Key::Bundle(offset).encode(partition), waiting::tombstone_headers(webhook));
         let outgoing = Outgoing {
             topic: &self.process.topics.waiting_deliveries,
             partition: Some(partition),
@@ -117,6 +118,20 @@ impl Deliver {
             headers: &headers,
         };
         self.publish_into(&outgoing, group).await;
+    }
+
+    /// Publishes that a claim of a partition begins, or that nothing depends on its record any more. Returns the offset.
+    pub(super) async fn mark_claim(&self, partition: i32, token: Uuid, begins: bool) -> i64 {
+        let key = Key::Claim(token).encode(partition);
+        let value = begins.then(|| waiting::encode_claim(token));
+        let outgoing = Outgoing {
+            topic: &self.process.topics.waiting_deliveries,
+            partition: Some(partition),
+            key: key.as_bytes(),
+            value: value.as_deref(),
+            headers: &[],
+        };
+        self.publish(&outgoing).await
     }
 
     /// Changes a queue, waiting for Redis as long as it takes.

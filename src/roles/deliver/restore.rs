@@ -9,12 +9,13 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
     Deliver,
     recorded::{Recorded, RecordedAttempts},
+    vetting::Vetting,
 };
 use crate::{
     io::{
@@ -29,7 +30,7 @@ use crate::{
         ids::WebhookId,
         parked::{Parked, Reason},
     },
-    wire::waiting::{self, WEBHOOK_HEADER, WaitingDelivery, WaitingError},
+    wire::waiting::{Key, Owner, WEBHOOK_HEADER, WaitingDelivery, WaitingError},
 };
 
 /// A queue that was not written for so long may lack a tombstone that is gone by now; those stay for a day at least.
@@ -63,6 +64,13 @@ pub(super) struct Restoring<'a> {
     pub recorded: &'a RecordedAttempts,
 }
 
+/// What is read of `waiting-deliveries`.
+struct Reading {
+    partition: i32,
+    read: Read,
+    vetting: Vetting,
+}
+
 /// Changes that were read and not applied yet.
 #[derive(Default)]
 struct Read {
@@ -79,8 +87,13 @@ impl Restoring<'_> {
     /// # Errors
     /// If Redis or Kafka can't serve now, or a record was written by another release.
     pub async fn run(self) -> Result<Restored, String> {
-        let (state, from) = self.begin().await?;
-        self.replay(from).await?;
+        let claimed_at = self.deliver.mark_claim(self.partition, self.token, true).await;
+        let (state, from) = self.begin(claimed_at).await?;
+        // A queue that is kept reflects the record of the claim that wrote it, unless that ended early.
+        let reflects_claim = self.found.claimed_at.is_some_and(|claimed_at| claimed_at < from);
+        let current = self.former.filter(|_| state == "kept" && reflects_claim);
+        let vetting = self.replay(from, Vetting::new(current)).await?;
+        self.take_back(vetting).await?;
         self.merge().await?;
         let counts = self.queue.webhooks().await.map_err(|error| error.to_string())?;
         let ahead = self.ahead(&counts).await?;
@@ -91,7 +104,7 @@ impl Restoring<'_> {
 
     /// Goes on with the queue that was found if it can be relied on, else begins an empty one. Returns the offset of
     /// `waiting-deliveries` below which it reflects everything.
-    async fn begin(&self) -> Result<(&'static str, i64), String> {
+    async fn begin(&self, claimed_at: i64) -> Result<(&'static str, i64), String> {
         let (low, end) = self.records;
         let now = clock::now();
         let found = &self.found;
@@ -99,23 +112,26 @@ impl Restoring<'_> {
         let is_ours = found.readable && self.former.is_some() && found.writer == self.former;
         let reflects = found.reflects.filter(|reflects| (low..=end).contains(reflects));
         if let Some(reflects) = reflects.filter(|_| is_recent && is_ours) {
-            self.queue.go_on(found).await.map_err(|error| error.to_string())?;
+            self.queue.go_on(found, claimed_at).await.map_err(|error| error.to_string())?;
             return Ok(("kept", reflects));
         }
-        self.queue.begin_anew(found, low, now).await.map_err(|error| error.to_string())?;
+        self.queue.begin_anew(found, claimed_at, low, now).await.map_err(|error| error.to_string())?;
         Ok((if self.former.is_some() { "rebuilt" } else { "new" }, low))
     }
 
-    /// Applies `waiting-deliveries` from an offset to its end.
-    async fn replay(&self, from: i64) -> Result<(), String> {
-        let (partition, read) = (self.partition, Arc::new(Mutex::new(Read::default())));
+    /// Applies `waiting-deliveries` from an offset to its end, and returns what was seen of its claims.
+    async fn replay(&self, from: i64, vetting: Vetting) -> Result<Vetting, String> {
+        let partition = self.partition;
+        let read = Read::default();
+        let shared = Arc::new(Mutex::new(Reading { partition, read, vetting }));
         let (sender, mut full) = mpsc::channel::<Read>(2);
-        let shared = read.clone();
+        let state = shared.clone();
         let take = move |record: &Replayed<'_>| {
-            let mut read = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            note(&mut read, record, partition);
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.note(record);
+            let read = &mut state.read;
             let ends = read.unreadable.is_some();
-            let lost = read.count >= BATCH && sender.blocking_send(std::mem::take(&mut *read)).is_err();
+            let lost = read.count >= BATCH && sender.blocking_send(std::mem::take(read)).is_err();
             if ends || lost { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let process = &self.deliver.process;
@@ -129,11 +145,54 @@ impl Restoring<'_> {
         let (end, applied) = tokio::join!(reading, applying);
         applied?;
         let end = end.map_err(|error| format!("the waiting deliveries can't be read: {error}"))?;
-        let rest = std::mem::take(&mut *read.lock().unwrap_or_else(PoisonError::into_inner));
+        let (rest, vetting) = {
+            let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            (std::mem::take(&mut state.read), std::mem::replace(&mut state.vetting, Vetting::new(None)))
+        };
         if let Some(problem) = rest.unreadable {
             return Err(problem);
         }
-        self.apply(&rest.changes, end).await
+        self.apply(&rest.changes, end).await?;
+        Ok(vetting)
+    }
+
+    /// Puts in the log what the queue holds in place of what does not count, then ends the records of former claims.
+    async fn take_back(&self, vetting: Vetting) -> Result<(), String> {
+        let group = AckGroup::default();
+        for (offset, late) in &vetting.late {
+            let held = self.held(&late.webhook_id, *offset).await?;
+            warn!(
+                partition = self.partition,
+                offset,
+                parked = held.is_some(),
+                "a put of an ended claim is taken back"
+            );
+            match held {
+                Some(parked) => {
+                    let owner = late.owner();
+                    self.put(&owner, &parked, late.reason, &group).await;
+                }
+                None => self.deliver.tombstone(&late.webhook_id, self.partition, *offset, &group).await,
+            }
+        }
+        group.complete().await;
+        let mut last = group.last_offset();
+        for claim in vetting.former {
+            last = self.deliver.mark_claim(self.partition, claim, false).await;
+        }
+        self.apply(&Changes::new(), last + 1).await
+    }
+
+    /// What the queue holds of a bundle.
+    async fn held(&self, webhook: &WebhookId, offset: i64) -> Result<Option<Parked>, String> {
+        let page = self.deliver.page(self.queue, webhook, offset - 1, 1).await;
+        let page = page.map_err(|error| error.to_string())?;
+        Ok(page.into_iter().find(|parked| parked.offset == offset))
+    }
+
+    async fn put(&self, owner: &Owner, parked: &Parked, reason: Reason, group: &AckGroup) {
+        let record = WaitingDelivery::new(owner, parked, self.partition, reason, self.token);
+        self.deliver.put_record(&record, group).await;
     }
 
     async fn apply(&self, changes: &Changes, reflects: i64) -> Result<(), String> {
@@ -150,11 +209,9 @@ impl Restoring<'_> {
             if !counts.contains_key(webhook) {
                 continue;
             }
-            let page = self.deliver.page(self.queue, webhook, offset - 1, 1).await;
-            let page = page.map_err(|error| error.to_string())?;
-            let Some(parked) = page.first().filter(|parked| parked.offset == *offset) else { continue };
-            let change = self.renew(parked, recorded, &group).await;
-            if change != Some(*parked) {
+            let Some(parked) = self.held(webhook, *offset).await? else { continue };
+            let change = self.renew(&parked, recorded, &group).await;
+            if change != Some(parked) {
                 changes.entry(webhook.clone()).or_default().insert(*offset, change);
             }
         }
@@ -173,9 +230,7 @@ impl Restoring<'_> {
         let (attempts, refusals) = recorded.on_top_of(parked.attempts, parked.refusals);
         let renewed = Parked { attempts, refusals, ..*parked };
         if renewed != *parked {
-            let (owner, token) = (&recorded.owner, self.token);
-            let record = WaitingDelivery::new(owner, &renewed, self.partition, Reason::Retry, token);
-            self.deliver.put_record(&record, group).await;
+            self.put(&recorded.owner, &renewed, Reason::Retry, group).await;
         }
         Some(renewed)
     }
@@ -198,32 +253,43 @@ impl Restoring<'_> {
     }
 }
 
-/// Notes one record.
-fn note(read: &mut Read, record: &Replayed<'_>, partition: i32) {
-    read.next = record.offset + 1;
-    let Some(offset) = record.key.and_then(|key| waiting::key_offset(key, partition)) else {
-        error!(partition, offset = record.offset, "a waiting delivery with a strange key");
-        return;
-    };
-    let change = match record.value.map(WaitingDelivery::decode) {
-        None => record.header(WEBHOOK_HEADER).and_then(|id| WebhookId::parse(id).ok()).map(|id| (id, None)),
-        Some(Ok(waiting)) => {
-            let parked = waiting.parked();
-            Some((waiting.webhook_id, Some(parked)))
-        }
-        Some(Err(problem @ WaitingError::Version(_))) => {
-            read.unreadable = Some(format!("the waiting delivery of bundle {offset}: {problem}"));
+impl Reading {
+    /// Notes one record.
+    fn note(&mut self, record: &Replayed<'_>) {
+        let Self { partition, read, vetting } = self;
+        read.next = record.offset + 1;
+        let offset = match record.key.and_then(|key| Key::decode(key, *partition)) {
+            Some(Key::Bundle(offset)) => offset,
+            Some(Key::Claim(token)) if record.value.is_some() => return vetting.claim(token),
+            Some(Key::Claim(token)) => return vetting.forget(token),
+            None => {
+                error!(partition, offset = record.offset, "a waiting delivery with a strange key");
+                return;
+            }
+        };
+        let change = match record.value.map(WaitingDelivery::decode) {
+            None => {
+                record.header(WEBHOOK_HEADER).and_then(|id| WebhookId::parse(id).ok()).map(|id| (id, None))
+            }
+            Some(Ok(put)) if !vetting.counts(&put) => return,
+            Some(Ok(put)) => {
+                let parked = put.parked();
+                Some((put.webhook_id, Some(parked)))
+            }
+            Some(Err(problem @ WaitingError::Version(_))) => {
+                read.unreadable = Some(format!("the waiting delivery of bundle {offset}: {problem}"));
+                return;
+            }
+            Some(Err(problem)) => {
+                error!(partition, offset = record.offset, %problem, "a record that is no waiting delivery");
+                return;
+            }
+        };
+        let Some((webhook, change)) = change else {
+            error!(partition, offset = record.offset, "a tombstone that names no webhook");
             return;
-        }
-        Some(Err(problem)) => {
-            error!(partition, offset = record.offset, %problem, "a record that is no waiting delivery");
-            return;
-        }
-    };
-    let Some((webhook, change)) = change else {
-        error!(partition, offset = record.offset, "a tombstone that names no webhook");
-        return;
-    };
-    read.changes.entry(webhook).or_default().insert(offset, change);
-    read.count += 1;
+        };
+        read.changes.entry(webhook).or_default().insert(offset, change);
+        read.count += 1;
+    }
 }

@@ -227,6 +227,13 @@ impl System {
         *(if role == "aggregate" { &mut self.aggregate } else { &mut self.deliver }) = started;
     }
 
+    /// Starts another process of a role.
+    pub async fn another(&self, role: &'static str) -> Role {
+        let started = Role::start(role, &self.env);
+        started.process.wait_ready().await;
+        started
+    }
+
     /// The records of a webhook's log in Redis, newest first.
     pub async fn log(&self, webhook: &str) -> Vec<Value> {
         let key = format!("{{{}wh:{webhook}}}:log", self.prefix);

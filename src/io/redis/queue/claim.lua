@@ -2,6 +2,6 @@
 -- in it.
 -- KEYS: owner, webhooks. ARGV: token.
 redis.call('HSET', KEYS[1], 'token', ARGV[1])
-local owner = redis.call('HMGET', KEYS[1], 'v', 'writer', 'reflects', 'written_at')
-owner[5] = redis.call('HKEYS', KEYS[2])
+local owner = redis.call('HMGET', KEYS[1], 'v', 'writer', 'incarnation', 'claimed_at', 'reflects', 'written_at')
+owner[7] = redis.call('HKEYS', KEYS[2])
 return owner

@@ -3,13 +3,16 @@
 //!
 //! | key (each begins with the partition's tag) | holds |
 //! |---|---|
-//! | `owner` | version, claimant's token, writer's token, offset of `waiting-deliveries` that it reflects, when it was written |
+//! | `owner` | version, claimant's token, writer's token, incarnation, offset of `waiting-deliveries` at which the writer's claim begins, offset that it reflects, when it was written |
 //! | `webhooks` | webhooks that have something parked, with how many |
-//! | `q:{webhook}` | its parked deliveries (`wire::waiting`), by the offset of the bundle |
+//! | `{incarnation}:{webhook}` | its parked deliveries (`wire::waiting`), by the offset of the bundle |
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use redis::{Script, ScriptInvocation};
@@ -29,12 +32,15 @@ const VERSION: u32 = 1;
 pub struct Found {
     /// The accepted claim that wrote it last.
     pub writer: Option<Uuid>,
+    /// Where the record of that claim stands in `waiting-deliveries`.
+    pub claimed_at: Option<i64>,
     /// It reflects `waiting-deliveries` below this offset.
     pub reflects: Option<i64>,
     /// When it was written last.
     pub written_at: Option<Millis>,
     /// It was written by a release that this one can read.
     pub readable: bool,
+    incarnation: String,
     /// The webhooks that have something in it.
     webhooks: Vec<String>,
 }
@@ -49,6 +55,8 @@ pub struct QueueStore {
     scripts: Scripts,
     tag: String,
     token: String,
+    /// Part of the names of the keys, so that nothing of a queue that was given up is found again.
+    incarnation: OnceLock<String>,
     /// What it reflects at least, as this process knows.
     reflects: AtomicI64,
 }
@@ -79,7 +87,7 @@ impl QueueStore {
     pub fn new(redis: Redis, prefix: &str, partition: i32, token: Uuid) -> Self {
         let tag = format!("{{{prefix}bundles:{partition}}}");
         let (scripts, reflects) = (Scripts::new(), AtomicI64::new(i64::MIN));
-        Self { redis, scripts, tag, token: token.to_string(), reflects }
+        Self { redis, scripts, tag, token: token.to_string(), incarnation: OnceLock::new(), reflects }
     }
 
     fn key(&self, name: &str) -> String {
@@ -87,7 +95,8 @@ impl QueueStore {
     }
 
     fn queue_key(&self, webhook: &str) -> String {
-        format!("{}:q:{webhook}", self.tag)
+        let incarnation = self.incarnation.get().map_or("", String::as_str);
+        format!("{}:{incarnation}:{webhook}", self.tag)
     }
 
     /// A call of a script with the owner's and the webhooks' key first and the token first.
@@ -102,11 +111,14 @@ impl QueueStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn claim(&self) -> Result<Found, StoreError> {
-        type Answer = (Option<u32>, Option<String>, Option<i64>, Option<i64>, Vec<String>);
+        type Answer =
+            (Option<u32>, Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Vec<String>);
         let answer: Answer = self.redis.invoke(&self.call(&self.scripts.claim)).await?;
-        let (version, writer, reflects, written_at, webhooks) = answer;
+        let (version, writer, incarnation, claimed_at, reflects, written_at, webhooks) = answer;
         Ok(Found {
             writer: writer.and_then(|writer| writer.parse().ok()),
+            incarnation: incarnation.unwrap_or_default(),
+            claimed_at,
             reflects,
             written_at: written_at.map(Millis),
             readable: version == Some(VERSION),
@@ -114,13 +126,14 @@ impl QueueStore {
         })
     }
 
-    /// Goes on with the queue that was found.
+    /// Goes on with the queue that was found, for a claim whose record stands at an offset of `waiting-deliveries`.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn go_on(&self, found: &Found) -> Result<(), StoreError> {
+    pub async fn go_on(&self, found: &Found, claimed_at: i64) -> Result<(), StoreError> {
+        self.incarnation.get_or_init(|| found.incarnation.clone());
         let mut call = self.call(&self.scripts.begin);
-        call.arg(VERSION).arg("").arg("");
+        call.arg(VERSION).arg(claimed_at).arg("").arg("");
         self.redis.invoke::<()>(&call).await?;
         self.reflects.store(found.reflects.unwrap_or(i64::MIN), Ordering::Release);
         Ok(())
@@ -130,12 +143,19 @@ impl QueueStore {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn begin_anew(&self, found: &Found, reflects: i64, now: Millis) -> Result<(), StoreError> {
+    pub async fn begin_anew(
+        &self,
+        found: &Found,
+        claimed_at: i64,
+        reflects: i64,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        self.incarnation.get_or_init(|| self.token.clone());
         let mut call = self.call(&self.scripts.begin);
         for webhook in &found.webhooks {
-            call.key(self.queue_key(webhook));
+            call.key(format!("{}:{}:{webhook}", self.tag, found.incarnation));
         }
-        call.arg(VERSION).arg(reflects).arg(now.0);
+        call.arg(VERSION).arg(claimed_at).arg(reflects).arg(now.0);
         self.redis.invoke::<()>(&call).await?;
         self.reflects.store(reflects, Ordering::Release);
         Ok(())

@@ -1,0 +1,89 @@
+//! The tail of `webhook-health`: the last known health of every webhook, from which a slot in Redis is restored.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
+
+use rdkafka::{Message, error::KafkaError, message::BorrowedMessage};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{
+    client::Topics,
+    follow::{Follow, Following},
+};
+use crate::{
+    config::KafkaSettings,
+    model::{health::Health, ids::WebhookId},
+    wire::health,
+};
+
+type Healths = Arc<RwLock<HashMap<WebhookId, Health>>>;
+
+/// The last known health of every webhook that ever failed, kept up to date by a thread of its own.
+#[derive(Clone)]
+pub struct HealthLog {
+    healths: Healths,
+    following: Following,
+}
+
+impl HealthLog {
+    /// Starts reading the topic from its beginning.
+    ///
+    /// # Errors
+    /// If librdkafka refuses the configuration.
+    pub fn start(
+        settings: &KafkaSettings,
+        topics: &Topics,
+        embedded: bool,
+        stop: CancellationToken,
+    ) -> Result<Self, KafkaError> {
+        let follow = Follow {
+            settings,
+            group: topics.group("health"),
+            topics: vec![topics.webhook_health.clone()],
+            what: "log of health",
+            embedded,
+            stop,
+        };
+        let healths = Healths::default();
+        let filled = healths.clone();
+        let following = follow
+            .start(|_| Box::new(move |_: usize, message: &BorrowedMessage<'_>| take(&filled, message)))?;
+        Ok(Self { healths, following })
+    }
+
+    /// Whether the topic has been read to its end, and lately.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        self.following.ready()
+    }
+
+    /// The health of a webhook after its last recorded outcome, with everything that was recorded before this call.
+    /// None if it never failed.
+    pub async fn latest(&self, webhook: &WebhookId) -> Option<Health> {
+        self.following.fresh_since(Instant::now()).await;
+        self.healths.read().unwrap_or_else(PoisonError::into_inner).get(webhook).cloned()
+    }
+}
+
+/// Of a webhook's records, one for each partition, that with the highest number counts.
+fn take(healths: &Healths, message: &BorrowedMessage<'_>) {
+    let Some(value) = message.payload() else { return };
+    match health::decode(value) {
+        Ok((webhook, health)) => {
+            let mut healths = healths.write().unwrap_or_else(PoisonError::into_inner);
+            let known = healths.entry(webhook).or_insert_with(|| health.clone());
+            if known.number < health.number {
+                *known = health;
+            }
+        }
+        Err(problem) => {
+            warn!(offset = message.offset(), %problem, "a record of `webhook-health` that can't be read");
+        }
+    }
+}
