@@ -76,7 +76,8 @@ impl SuccessRule {
 }
 
 /// Header names that a webhook may not set: ours, and those that frame the request.
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 15] = [
+    "accept-encoding",
     "connection",
     "content-encoding",
     "content-length",

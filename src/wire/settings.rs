@@ -24,6 +24,12 @@ use crate::model::{
 /// The most signing secrets a webhook may have: two, for rotation.
 const MAX_SECRETS: usize = 2;
 
+/// The most extra headers.
+const MAX_HEADERS: usize = 32;
+
+/// The most bytes of an extra header's value.
+const MAX_HEADER_BYTES: usize = 4_096;
+
 /// The most deliveries a second that may be asked for.
 const MAX_PER_SECOND: u16 = 1_000;
 
@@ -113,7 +119,9 @@ fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> 
         return Err(format!("`secrets` has {} entries, expected at most {MAX_SECRETS}", secrets.len()));
     }
     let check = |(index, SecretText(secret)): (usize, SecretText)| {
-        let usable = secret.starts_with("whsec_") && standardwebhooks::Webhook::new(&secret).is_ok();
+        let usable = secret.starts_with("whsec_")
+            && secret.len() > "whsec_".len()
+            && standardwebhooks::Webhook::new(&secret).is_ok();
         let problem =
             || format!("`secrets[{index}]` is not a Standard Webhooks secret, expected `whsec_` and base64");
         usable.then(|| SecretString::from(secret)).ok_or_else(problem)
@@ -122,20 +130,39 @@ fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> 
 }
 
 fn parse_headers(headers: BTreeMap<String, SecretText>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
-    let parse = |(name, SecretText(value)): (String, SecretText)| {
-        let parsed: HeaderName =
-            name.parse().map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
-        if is_reserved_header(&parsed) {
-            return Err(format!(
-                "`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"
-            ));
+    if headers.len() > MAX_HEADERS {
+        return Err(format!("`headers` has {} entries, expected at most {MAX_HEADERS}", headers.len()));
+    }
+    let mut parsed: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(headers.len());
+    for (name, SecretText(value)) in headers {
+        let (header, value) = parse_header(&name, &value)?;
+        if parsed.iter().any(|(other, _)| *other == header) {
+            return Err(format!("`headers.{name}` occurs twice, expected each name once in whatever case"));
         }
-        let mut value: HeaderValue =
-            value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
-        value.set_sensitive(true);
-        Ok((parsed, value))
-    };
-    headers.into_iter().map(parse).collect()
+        parsed.push((header, value));
+    }
+    Ok(parsed)
+}
+
+/// The error never shows the value.
+fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let header: HeaderName =
+        name.parse().map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
+    if is_reserved_header(&header) {
+        return Err(format!(
+            "`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"
+        ));
+    }
+    if value.len() > MAX_HEADER_BYTES {
+        return Err(format!(
+            "`headers.{name}` has {} bytes, expected at most {MAX_HEADER_BYTES}",
+            value.len()
+        ));
+    }
+    let mut value: HeaderValue =
+        value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
+    value.set_sensitive(true);
+    Ok((header, value))
 }
 
 #[cfg(test)]
@@ -179,6 +206,11 @@ mod tests {
             ("secrets", json!(["topsecret"]), "`secrets[0]` is not a Standard Webhooks secret"),
             ("secrets", json!(["whsec_YQ==", "whsec_YQ==", "whsec_YQ=="]), "expected at most 2"),
             ("headers", json!({"Webhook-Id": "x"}), "`headers.Webhook-Id` is reserved"),
+            ("headers", json!({"X-A": "1", "x-a": "2"}), "`headers.x-a` occurs twice"),
+            ("headers", json!({"Transfer-Encoding": "chunked"}), "`headers.Transfer-Encoding` is reserved"),
+            ("headers", json!({"x": "a".repeat(5_000)}), "`headers.x` has 5000 bytes, expected at most 4096"),
+            ("headers", json!({"x": "topsecret\r\ny: z"}), "`headers.x` has a value with control characters"),
+            ("headers", json!({"": "x"}), "`headers` has the name ``"),
             ("headers", json!({"a b": "x"}), "`headers` has the name `a b`"),
             ("headers", json!({"x": "topsecret\n"}), "`headers.x` has a value with control characters"),
             ("webhook_id", json!(""), "`webhook_id` is empty"),

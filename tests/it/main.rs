@@ -15,5 +15,6 @@ mod queue;
 mod rig;
 mod schemas;
 mod settings;
+mod signatures;
 mod skips;
 mod tools;
