@@ -224,7 +224,17 @@ mod wrong_settings {
     ];
 
     /// Settings that take any text, or no value.
-    const FREE: &[&str] = &["ca-bundle", "permalink-product", "file", "settings", "out", "check", "help"];
+    const FREE: &[&str] = &[
+        "ca-bundle",
+        "sealing-keys",
+        "require-sealed",
+        "permalink-product",
+        "file",
+        "settings",
+        "out",
+        "check",
+        "help",
+    ];
 
     /// Settings whose value may hold a password.
     const SECRET: &[&str] = &["egress-proxy", "kafka-properties", "redis-url"];

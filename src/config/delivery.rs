@@ -58,6 +58,9 @@ pub struct DeliverySettings {
         value_name = "URL"
     )]
     pub egress_proxy: Option<Url>,
+    /// A file with the keys that open sealed secrets, a line `ID:BASE64` each, 32 bytes; read at the start.
+    #[arg(long, env = "BUNDLEHOOK_SEALING_KEYS", value_name = "FILE")]
+    pub sealing_keys: Option<PathBuf>,
     /// Pauses after the first, second … consecutive failure; the last one repeats.
     #[arg(
         long,

@@ -23,6 +23,9 @@ use crate::{
 /// What every request says it comes from.
 const USER_AGENT: &str = concat!("Bundlehook/", env!("CARGO_PKG_VERSION"));
 
+/// Secret values shorter than this are not masked in what an endpoint sends back.
+const SHORTEST_MASKED: usize = 6;
+
 /// A request, ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -192,7 +195,7 @@ pub fn record(ended: &Ended<'_>) -> AttemptRecord {
         started_at: ended.started_at.to_rfc3339(),
         duration_ms: ended.duration_ms,
         request: sent(ended.request),
-        response: received(reply),
+        response: received(reply, ended.request),
         outcome: reply.outcome(webhook),
         error: customer_text(reply, webhook),
         counted: ended.verdict.counted,
@@ -217,17 +220,29 @@ fn sent(request: &Request) -> SentRequest {
     }
 }
 
-fn received(reply: &Reply) -> Option<ReceivedResponse> {
+/// An endpoint may send back what it was sent: secret values are masked there, too.
+fn received(reply: &Reply, request: &Request) -> Option<ReceivedResponse> {
     let Reply::Answered(answer) = reply else {
         return None;
     };
+    let secrets = secret_values(request);
+    let masked =
+        |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
     Some(ReceivedResponse {
         status: answer.status.as_u16(),
-        headers: answer.headers.clone(),
-        body: answer.body.clone(),
+        headers: answer.headers.iter().map(|(name, value)| (masked(name), masked(value))).collect(),
+        body: masked(&answer.body),
         body_bytes: answer.body_bytes,
         truncated: answer.truncated,
     })
+}
+
+/// The secret values of a request, and what follows a scheme such as `Bearer` in them. Short ones would mask words.
+fn secret_values(request: &Request) -> Vec<&str> {
+    let values = request.headers.values().filter(|value| value.is_sensitive());
+    let values = values.filter_map(|value| value.to_str().ok());
+    let with_parts = values.flat_map(|value| [Some(value), value.split_once(' ').map(|(_, rest)| rest)]);
+    with_parts.flatten().filter(|secret| secret.len() >= SHORTEST_MASKED).collect()
 }
 
 #[cfg(test)]

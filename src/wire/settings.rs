@@ -12,6 +12,7 @@ use url::Url;
 
 use super::{
     poison::{Poison, PoisonReason},
+    sealing::{is_sealed, is_well_formed},
     text::{Object, read_object},
 };
 use crate::model::{
@@ -71,6 +72,11 @@ impl RawSettings {
         let label = self.label.filter(|label| !label.trim().is_empty());
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
+        let secrets = self.secrets.unwrap_or_default();
+        let headers = self.headers.unwrap_or_default();
+        let mut confidential = secrets.iter().chain(headers.values()).map(|text| is_sealed(&text.0));
+        let (is_sealed, has_plain_secrets) =
+            (confidential.clone().any(|sealed| sealed), confidential.any(|sealed| !sealed));
         Ok(Webhook {
             webhook_id: self.webhook_id,
             workspace_id: self.workspace_id,
@@ -80,8 +86,10 @@ impl RawSettings {
             granularity: parse_granularity(self.granularity.as_deref())?,
             success: parse_success(self.success.as_deref())?,
             max_per_second: parse_rate(self.max_per_second)?,
-            secrets: parse_secrets(self.secrets.unwrap_or_default())?,
-            headers: parse_headers(self.headers.unwrap_or_default())?,
+            secrets: parse_secrets(secrets)?,
+            headers: parse_headers(headers)?,
+            is_sealed,
+            has_plain_secrets,
             owner: self.owner.0,
             version: self.version.unwrap_or(1),
             fingerprint: hasher.finish(),
@@ -119,6 +127,10 @@ fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> 
         return Err(format!("`secrets` has {} entries, expected at most {MAX_SECRETS}", secrets.len()));
     }
     let check = |(index, SecretText(secret)): (usize, SecretText)| {
+        if is_sealed(&secret) {
+            let field = format!("secrets[{index}]");
+            return check_sealed(&field, &secret).map(|()| SecretString::from(secret));
+        }
         let usable = secret.starts_with("whsec_")
             && secret.len() > "whsec_".len()
             && standardwebhooks::Webhook::new(&secret).is_ok();
@@ -153,7 +165,9 @@ fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), St
             "`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"
         ));
     }
-    if value.len() > MAX_HEADER_BYTES {
+    if is_sealed(value) {
+        check_sealed(&format!("headers.{name}"), value)?;
+    } else if value.len() > MAX_HEADER_BYTES {
         return Err(format!(
             "`headers.{name}` has {} bytes, expected at most {MAX_HEADER_BYTES}",
             value.len()
@@ -163,6 +177,11 @@ fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), St
         value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
     value.set_sensitive(true);
     Ok((header, value))
+}
+
+fn check_sealed(field: &str, text: &str) -> Result<(), String> {
+    let problem = || format!("`{field}` is not what was sealed, expected `sealed:v1:KEY:BASE64`");
+    is_well_formed(text).then_some(()).ok_or_else(problem)
 }
 
 #[cfg(test)]

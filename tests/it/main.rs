@@ -14,6 +14,7 @@ mod parking;
 mod queue;
 mod rig;
 mod schemas;
+mod secrets;
 mod settings;
 mod signatures;
 mod skips;

@@ -24,7 +24,7 @@ use crate::{
         redis::{self, health::Seen, turns::Turn},
     },
     model::{
-        delivery::Settlement,
+        delivery::{Outcome, Settlement},
         health::{self, Failure, Health, Notice, NoticeKind, Verdict},
         history::Current,
         ids::WebhookId,
@@ -65,9 +65,17 @@ impl Deliver {
     ) -> Attempted {
         let metrics = &self.process.metrics;
         let (started_at, clock) = (clock::now(), Instant::now());
-        let request = delivery_to_outcome::request(&queued.delivery, &current.webhook, started_at);
+        let opened = self.keys.unseal(&current.webhook);
+        let webhook = opened.as_deref().unwrap_or(&current.webhook);
+        let request = delivery_to_outcome::request(&queued.delivery, webhook, started_at);
         metrics.requests_in_flight.inc();
-        let reply = self.post(&request).await;
+        let reply = match &opened {
+            Ok(_) => self.post(&request).await,
+            Err(error) => {
+                warn!(webhook = %webhook.webhook_id, %error, "nothing can be sent without the secrets");
+                Reply::Unsent(Outcome::Connect)
+            }
+        };
         metrics.requests_in_flight.dec();
         let duration = clock.elapsed();
         let settlement = delivery_to_outcome::settle(&mut queued.delivery, &current.webhook, &reply);
@@ -103,7 +111,7 @@ impl Deliver {
         let (client, request) = (self.client.clone(), request.clone());
         let sent = self.requests.spawn(async move { client.post(&request).await });
         // The runtime outlives the intake, and `post` does not panic.
-        sent.await.unwrap_or(Reply::Failed(crate::model::delivery::Outcome::Protocol))
+        sent.await.unwrap_or(Reply::Failed(Outcome::Protocol))
     }
 
     /// Lets the health of the webhook take the attempt in.

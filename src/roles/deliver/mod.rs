@@ -40,8 +40,10 @@ use crate::{
             intake::{Intake, IntakeOptions},
         },
         redis::{health::HealthStore, log::AttemptLog, turns::Turns},
+        sealing_keys,
     },
     model::ids::WebhookId,
+    wire::sealing::Keys,
 };
 
 /// What the workers of all partitions and the lanes of all webhooks share.
@@ -51,6 +53,8 @@ struct Deliver {
     /// Where to start without a committed offset, if the operator says.
     from: Option<StartFrom>,
     client: HttpClient,
+    /// Open what is sealed in settings.
+    keys: Keys,
     health: HealthStore,
     health_log: HealthLog,
     log: AttemptLog,
@@ -83,7 +87,9 @@ pub fn start(
         embedded: process.embedded,
     };
     let prefix = process.topics.prefix();
+    let keys = settings.sealing_keys.as_deref().map(sealing_keys::read).transpose()?;
     let deliver = Arc::new(Deliver {
+        keys: keys.unwrap_or_default(),
         client: HttpClient::new(HttpOptions {
             policy: settings.addresses(),
             deadline: settings.request_timeout,
