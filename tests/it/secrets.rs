@@ -90,8 +90,7 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
         let text = |bytes: &Option<Vec<u8>>| {
             String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned()
         };
-        let all: Vec<_> =
-            records.iter().map(|record| text(&record.value) + &format!("{:?}", record)).collect();
+        let all: Vec<_> = records.iter().map(|record| text(&record.value) + &format!("{record:?}")).collect();
         written.push((topic, all.join("\n")));
     }
     let keys: Vec<String> = system.redis.command(&["KEYS", "*"]).await;
