@@ -13,6 +13,7 @@ pub mod parked;
 pub mod position;
 pub mod ramp;
 pub mod retry;
+pub mod statistics;
 pub mod time;
 pub mod webhook;
 pub mod window;
