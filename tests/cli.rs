@@ -175,6 +175,10 @@ mod wrong_settings {
         wrong("all", "max-age", "BUNDLEHOOK_MAX_AGE", "old", SPAN),
         wrong("all", "from", "BUNDLEHOOK_FROM", "middle", "[possible values: beginning, end]"),
         wrong("all", "allow-addresses", "BUNDLEHOOK_ALLOW_ADDRESSES", "10.0.0.0/33", "expected "),
+        wrong("all", "deny-addresses", "BUNDLEHOOK_DENY_ADDRESSES", "10.0.0.0/33", "expected "),
+        wrong("all", "allow-ports", "BUNDLEHOOK_ALLOW_PORTS", "443,", "expected "),
+        wrong("all", "dns-servers", "BUNDLEHOOK_DNS_SERVERS", "resolver:53", "expected "),
+        wrong("all", "egress-proxy", "BUNDLEHOOK_EGRESS_PROXY", "socks5://x", "expected a URL like"),
         wrong(
             "all",
             "retry-schedule",
@@ -272,6 +276,9 @@ mod wrong_settings {
 
     /// Settings that take any text, or no value.
     const FREE: &[&str] = &[
+        "ca-bundle",
+        "sealing-keys",
+        "require-sealed",
         "permalink-product",
         "file",
         "settings",
@@ -287,7 +294,7 @@ mod wrong_settings {
     ];
 
     /// Settings whose value may hold a password.
-    const SECRET: &[&str] = &["kafka-properties", "redis-url"];
+    const SECRET: &[&str] = &["egress-proxy", "kafka-properties", "redis-url"];
 
     #[test]
     fn are_known_for_every_setting() {

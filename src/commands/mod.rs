@@ -76,7 +76,7 @@ impl Commands {
         let publisher = Publisher::new(kafka, false).map_err(CommandError::failed)?;
         // What can't be used is reported by the roles.
         let (unusable, _) = mpsc::unbounded_channel();
-        let tail = SettingsTail::start(kafka, &topics, false, stop.clone(), unusable)
+        let tail = SettingsTail::start(kafka, &topics, false, false, stop.clone(), unusable)
             .map_err(CommandError::failed)?;
         let health_log = HealthLog::start(kafka, &topics, false, stop).map_err(CommandError::failed)?;
         let connecting = within(patience, "redis did not answer", Redis::connect(redis));

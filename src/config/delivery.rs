@@ -1,8 +1,11 @@
-use std::time::Duration;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use url::Url;
 
 use super::value;
 use crate::model::{
-    address::{AddressPolicy, AllowedAddress},
+    address::{AddressPolicy, AllowedAddress, DEFAULT_PORTS, PortRule},
     retry::RetrySchedule,
 };
 
@@ -20,6 +23,44 @@ pub struct DeliverySettings {
         value_name = "CIDR[:PORT]"
     )]
     pub allow_addresses: Vec<AllowedAddress>,
+    /// Networks that may not be dialled although they are public, such as the deployment's own: CIDRs, separated by
+    /// commas.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_DENY_ADDRESSES",
+        value_delimiter = ',',
+        value_parser = value::network,
+        value_name = "CIDR"
+    )]
+    pub deny_addresses: Vec<IpNet>,
+    /// Ports that may be dialled at public addresses: ports and ranges, `!` takes out, the last one that names a port
+    /// wins.
+    #[arg(long, env = "BUNDLEHOOK_ALLOW_PORTS", default_value = DEFAULT_PORTS, value_parser = value::ports)]
+    pub allow_ports: PortRule,
+    /// Resolvers to ask for the names of endpoints, separated by commas; those of the system unless set.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_DNS_SERVERS",
+        value_delimiter = ',',
+        value_parser = value::dns_server,
+        value_name = "IP[:PORT]"
+    )]
+    pub dns_servers: Vec<SocketAddr>,
+    /// A PEM file of certificate authorities to trust beside those that browsers trust.
+    #[arg(long, env = "BUNDLEHOOK_CA_BUNDLE", value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
+    /// An egress proxy to reach endpoints through, by CONNECT to the vetted address. Its own address is not vetted.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_EGRESS_PROXY",
+        hide_env_values = true,
+        value_parser = value::proxy_url,
+        value_name = "URL"
+    )]
+    pub egress_proxy: Option<Url>,
+    /// A file with the keys that open sealed secrets, a line `ID:BASE64` each, 32 bytes; read at the start.
+    #[arg(long, env = "BUNDLEHOOK_SEALING_KEYS", value_name = "FILE")]
+    pub sealing_keys: Option<PathBuf>,
     /// Pauses after the first, second … consecutive failure; the last one repeats.
     #[arg(
         long,
@@ -62,7 +103,11 @@ impl DeliverySettings {
     /// Which addresses may be dialled.
     #[must_use]
     pub fn addresses(&self) -> AddressPolicy {
-        AddressPolicy { allowed: self.allow_addresses.clone() }
+        AddressPolicy {
+            allowed: self.allow_addresses.clone(),
+            denied: self.deny_addresses.clone(),
+            ports: self.allow_ports.clone(),
+        }
     }
 
     /// How long a request in flight may take when the process stops: the request's deadline plus 5 s.

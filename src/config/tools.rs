@@ -42,6 +42,13 @@ pub struct ProduceSettings {
     /// were published.
     #[arg(long, env = "BUNDLEHOOK_PRODUCE_SETTINGS", value_name = "FILE")]
     pub settings: Option<PathBuf>,
+    /// A file with the keys that seal secrets and header values of webhook settings, a line `ID:BASE64` each, 32 bytes.
+    /// The first one seals. Without it settings that hold secrets are refused.
+    #[arg(long, env = "BUNDLEHOOK_SEALING_KEYS", value_name = "FILE")]
+    pub sealing_keys: Option<PathBuf>,
+    /// Publish secrets as they are; for `dev`, whose broker forgets everything.
+    #[arg(skip)]
+    pub plain: bool,
     /// At most so many records a second; as fast as the broker takes them unless set.
     #[arg(long, env = "BUNDLEHOOK_PRODUCE_RATE", value_parser = value::number::<u32>(1..=10_000_000))]
     pub rate: Option<u32>,

@@ -1,16 +1,23 @@
 //! Parsers of single values. Their errors say what is expected.
 
 use std::{
-    collections::BTreeMap, fmt::Display, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration,
+    collections::BTreeMap,
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    str::FromStr,
+    time::Duration,
 };
 
+use ipnet::IpNet;
 use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
+use url::Url;
 use uuid::Uuid;
 
 use super::inspection::LetterPlace;
 use crate::model::{
-    address::AllowedAddress,
+    address::{AllowedAddress, PortRule},
     ids::{BundleId, IdError, WebhookId, WorkspaceId},
     retry::RetrySchedule,
     time::{Millis, parse_timestamp},
@@ -142,6 +149,35 @@ pub fn time(text: &str) -> Result<Millis, String> {
     parse_timestamp(text).map(Millis::from).map_err(|error| error.to_string())
 }
 
+/// A network, or an address for one of its own.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    parsed.map_err(|_| "expected an address or CIDR, like `203.0.113.7` or `2001:db8::/32`".to_owned())
+}
+
+/// Ports and ranges.
+pub fn ports(text: &str) -> Result<PortRule, String> {
+    text.parse().map_err(|error: crate::model::address::PortRuleError| error.to_string())
+}
+
+/// The address of a resolver; port 53 unless it says another.
+pub fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let parsed = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::from((ip, 53))));
+    parsed.map_err(|_| {
+        "expected an IP address with an optional port, such as `10.0.0.2` or `[::1]:5353`".to_owned()
+    })
+}
+
+/// The URL of an egress proxy.
+pub fn proxy_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| url.scheme() == "http" && url.has_host());
+    url.ok_or_else(|| {
+        "expected a URL like `http://proxy:3128` or `http://user:password@proxy:3128`".to_owned()
+    })
+}
+
 /// Brokers, `host:port` separated by commas.
 pub fn brokers(text: &str) -> Result<String, String> {
     let sound = |broker: &str| {
@@ -219,6 +255,10 @@ mod tests {
             retry_schedule("5s,,2m").map(drop),
             properties("a").map(drop),
             allowed_address("x").map(drop),
+            network("10.0.0.0/40").map(drop),
+            ports("443,x").map(drop),
+            dns_server("resolver.example").map(drop),
+            proxy_url("https://proxy:3128").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),
             number(1..=5u8)("6").map(drop),

@@ -23,6 +23,9 @@ use crate::{
 /// What every request says it comes from.
 const USER_AGENT: &str = concat!("Bundlehook/", env!("CARGO_PKG_VERSION"));
 
+/// Secret values shorter than this are not masked in what an endpoint sends back.
+const SHORTEST_MASKED: usize = 6;
+
 /// A request, ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -80,6 +83,8 @@ pub enum Reply {
     Answered(Answer),
     /// None did, and why.
     Failed(Outcome),
+    /// It could not be sent for a reason of ours, such as resolvers that do not answer. It counts for nothing.
+    Unsent(Outcome),
 }
 
 impl Reply {
@@ -88,7 +93,7 @@ impl Reply {
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Answered(answer) => Some(answer.status),
-            Self::Failed(_) => None,
+            Self::Failed(_) | Self::Unsent(_) => None,
         }
     }
 
@@ -97,7 +102,7 @@ impl Reply {
     pub fn outcome(&self, webhook: &Webhook) -> Outcome {
         match self {
             Self::Answered(answer) => Outcome::of_status(answer.status, webhook.success),
-            Self::Failed(outcome) => *outcome,
+            Self::Failed(outcome) | Self::Unsent(outcome) => *outcome,
         }
     }
 }
@@ -116,6 +121,9 @@ pub fn settle(delivery: &mut Delivery, webhook: &Webhook, reply: &Reply) -> Sett
 #[must_use]
 pub fn customer_text(reply: &Reply, webhook: &Webhook) -> Option<String> {
     let host = webhook.url.host_str().unwrap_or_default();
+    if matches!(reply, Reply::Unsent(_)) {
+        return Some("could not be sent for a reason on our side; this does not count".to_owned());
+    }
     let text = match (reply.outcome(webhook), reply.status()) {
         (Outcome::Delivered, _) => return None,
         (Outcome::Redirect, Some(status)) => format!("answered {status}; redirects are not followed"),
@@ -123,9 +131,11 @@ pub fn customer_text(reply: &Reply, webhook: &Webhook) -> Option<String> {
         (Outcome::Timeout, _) => "did not answer in time".to_owned(),
         (Outcome::Dns, _) => format!("the name `{host}` could not be resolved"),
         (Outcome::Tls, _) => "no secure connection: check the certificate".to_owned(),
-        (Outcome::ForbiddenAddress, _) => format!("`{host}` is not a public address"),
+        (Outcome::ForbiddenAddress, _) => {
+            format!("`{host}` is not a public address, or its port is not permitted")
+        }
         (Outcome::TooLarge, _) => "the head of the answer is too large".to_owned(),
-        (Outcome::Protocol, _) => "the answer is not HTTP".to_owned(),
+        (Outcome::Protocol, _) => "the connection ended, or the answer was not HTTP".to_owned(),
         _ => "could not be connected to".to_owned(),
     };
     Some(text)
@@ -190,7 +200,7 @@ pub fn record(ended: &Ended<'_>) -> AttemptRecord {
         started_at: ended.started_at.to_rfc3339(),
         duration_ms: ended.duration_ms,
         request: sent(ended.request),
-        response: received(reply),
+        response: received(reply, ended.request),
         outcome: reply.outcome(webhook),
         error: customer_text(reply, webhook),
         counted: ended.verdict.counted,
@@ -215,17 +225,29 @@ fn sent(request: &Request) -> SentRequest {
     }
 }
 
-fn received(reply: &Reply) -> Option<ReceivedResponse> {
+/// An endpoint may send back what it was sent: secret values are masked there, too.
+fn received(reply: &Reply, request: &Request) -> Option<ReceivedResponse> {
     let Reply::Answered(answer) = reply else {
         return None;
     };
+    let secrets = secret_values(request);
+    let masked =
+        |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
     Some(ReceivedResponse {
         status: answer.status.as_u16(),
-        headers: answer.headers.clone(),
-        body: answer.body.clone(),
+        headers: answer.headers.iter().map(|(name, value)| (masked(name), masked(value))).collect(),
+        body: masked(&answer.body),
         body_bytes: answer.body_bytes,
         truncated: answer.truncated,
     })
+}
+
+/// The secret values of a request, and what follows a scheme such as `Bearer` in them. Short ones would mask words.
+fn secret_values(request: &Request) -> Vec<&str> {
+    let values = request.headers.values().filter(|value| value.is_sensitive());
+    let values = values.filter_map(|value| value.to_str().ok());
+    let with_parts = values.flat_map(|value| [Some(value), value.split_once(' ').map(|(_, rest)| rest)]);
+    with_parts.flatten().filter(|secret| secret.len() >= SHORTEST_MASKED).collect()
 }
 
 #[cfg(test)]

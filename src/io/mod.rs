@@ -5,5 +5,6 @@ pub mod clock;
 pub mod http;
 pub mod kafka;
 pub mod redis;
+pub mod sealing_keys;
 
 pub use self::redis::{Redis, StoreError};

@@ -138,6 +138,8 @@ pub struct Ended<'a> {
     pub lease: Option<Uuid>,
     /// None: a success; else the error as shown to the customer.
     pub error: Option<&'a str>,
+    /// The failure is ours, such as resolvers that do not answer: it counts for nothing.
+    pub ours: bool,
     /// When it ended.
     pub at: Millis,
     /// The pause that would follow if this is the n-th consecutive failure.
@@ -244,7 +246,8 @@ impl Health {
     /// Takes in an attempt that ended.
     ///
     /// A success sets the count to 0 and closes the circuit. A failure counts unless it belongs to an enabling of
-    /// the past, was counted before, or was in flight when the circuit tripped: one outage is not ten.
+    /// the past, was counted before, or was in flight when the circuit tripped: one outage is not ten. One that is
+    /// ours trips the circuit, so that one attempt at a time is made until it is over, but never counts.
     pub fn take(&mut self, webhook: &WebhookId, ended: &Ended<'_>) -> Verdict {
         let stale = ended.activation < self.activation;
         match ended.error {
@@ -278,15 +281,21 @@ impl Health {
             }
             return Verdict { counted: false, closed: false };
         }
-        self.number += 1;
-        self.failures += 1;
-        self.remember(ended.attempt);
+        // The number is that of `webhook-health`, which does not hold what is ours.
+        if !ended.ours {
+            self.number += 1;
+            self.failures += 1;
+            self.remember(ended.attempt);
+        }
         let since = match self.circuit {
             Circuit::Tripped { since, .. } => since,
             _ => ended.at,
         };
-        let next_at = ended.at + (ended.pause)(self.failures);
+        let next_at = ended.at + (ended.pause)(self.failures.max(1));
         self.circuit = Circuit::Tripped { since, next_at, probe: None };
+        if ended.ours {
+            return Verdict { counted: false, closed: false };
+        }
         self.notify(webhook, ended.at, error);
         Verdict { counted: true, closed: false }
     }
@@ -345,7 +354,8 @@ mod tests {
     }
 
     fn ended(n: u32, lease: Option<Uuid>, error: Option<&'static str>, at: i64) -> Ended<'static> {
-        Ended { attempt: attempt(n), activation: activation(1), lease, error, at: Millis(at), pause: &pause }
+        let (attempt, activation) = (attempt(n), activation(1));
+        Ended { attempt, activation, lease, error, ours: false, at: Millis(at), pause: &pause }
     }
 
     /// Fails once, as a probe if need be, as soon as it may.
@@ -374,6 +384,21 @@ mod tests {
         let kinds: Vec<_> = health.outbox.iter().map(|notice| (notice.kind, notice.failures)).collect();
         assert_eq!(kinds, [(NoticeKind::Warning, 5), (NoticeKind::Disabled, 11)]);
         assert_eq!(health.permit(Uuid::nil(), Millis(i64::MAX), Duration::ZERO), Permission::Held);
+    }
+
+    #[test]
+    fn a_failure_of_ours_trips_the_circuit_and_never_counts() {
+        let mut health = Health::new(activation(1));
+        for n in 1..=20 {
+            let now = if let Circuit::Tripped { next_at, .. } = health.circuit { next_at } else { Millis(0) };
+            let permission = health.permit(Uuid::from_u128(n), now, Duration::from_secs(15));
+            let lease = if let Permission::Probe(token) = permission { Some(token) } else { None };
+            let ours = Ended { ours: true, ..ended(n as u32, lease, Some("no resolver"), now.0) };
+            assert!(!health.take(&webhook(), &ours).counted);
+            assert_eq!(health.circuit.as_str(), "tripped");
+        }
+        assert_eq!((health.failures, health.outbox.len()), (0, 0));
+        assert!(fail(&mut health, 20).counted, "an attempt that was ours may fail by itself later");
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod aggregation;
 pub mod bundle;
 pub mod delivery;
 pub mod edit;
+pub mod endpoint;
 pub mod event;
 pub mod health;
 pub mod history;

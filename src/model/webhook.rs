@@ -31,10 +31,14 @@ pub struct Webhook {
     pub success: SuccessRule,
     /// Most deliveries a second; none is no limit.
     pub max_per_second: Option<u16>,
-    /// Standard Webhooks secrets (`whsec_…`), at most two.
+    /// Standard Webhooks secrets (`whsec_…`), at most two; each may be sealed.
     pub secrets: Vec<SecretString>,
-    /// Headers to send beside ours.
+    /// Headers to send beside ours; each value may be sealed.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Some of these are sealed: they have to be opened before a request is made.
+    pub is_sealed: bool,
+    /// Some of these are not sealed.
+    pub has_plain_secrets: bool,
     /// Who gets the notifications.
     pub owner: Owner,
     /// Counts edits.
@@ -80,7 +84,8 @@ impl SuccessRule {
 }
 
 /// Header names that a webhook may not set: ours, and those that frame the request.
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 15] = [
+    "accept-encoding",
     "connection",
     "content-encoding",
     "content-length",

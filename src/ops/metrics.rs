@@ -153,6 +153,8 @@ metrics! {
     requests_in_flight: IntGauge = "requests_in_flight" ();
     /// Attempts to deliver, by outcome.
     delivery_attempts: IntCounterVec = "delivery_attempts_total" &["outcome"];
+    /// Attempts that could not be sent for a reason of this deployment, such as resolvers that do not answer, by outcome.
+    attempts_unsent: IntCounterVec = "attempts_unsent_total" &["outcome"];
     /// Duration of attempts to deliver, by outcome.
     attempt_duration: HistogramVec = "delivery_attempt_duration_seconds" (&["outcome"], SECONDS);
     /// Time from the arrival of a bundle's last message in Kafka to the success of its delivery.
@@ -194,6 +196,9 @@ impl Metrics {
         }
         for outcome in Outcome::ALL {
             metrics.delivery_attempts.with_label_values(&[outcome.as_str()]);
+        }
+        for outcome in [Outcome::Dns, Outcome::Connect] {
+            metrics.attempts_unsent.with_label_values(&[outcome.as_str()]);
         }
         for reason in Reason::ALL {
             metrics.parked.with_label_values(&[reason.as_str()]);

@@ -46,6 +46,7 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
         aggregate: Some(command.windows),
         deliver: Some(command.delivery),
         from: None,
+        require_sealed: false,
         embedded: true,
     };
     roles.run(stop).await
@@ -75,7 +76,13 @@ fn topics() -> Vec<(String, i32)> {
 /// Publishes the settings of a file again and again, which changes nothing where they are known.
 async fn republish(kafka: KafkaSettings, file: std::path::PathBuf, stop: CancellationToken) {
     loop {
-        let settings = ProduceSettings { file: None, settings: Some(file.clone()), rate: None };
+        let settings = ProduceSettings {
+            file: None,
+            settings: Some(file.clone()),
+            rate: None,
+            sealing_keys: None,
+            plain: true,
+        };
         let stopped = stop.clone().cancelled_owned();
         if let Err(error) = produce::run(kafka.clone(), settings, stopped).await {
             tracing::error!(file = %file.display(), error = format!("{error:#}"), "the settings could not be published");

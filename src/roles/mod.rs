@@ -38,6 +38,8 @@ pub struct Roles {
     pub deliver: Option<DeliverySettings>,
     /// Where to start without a committed offset, if the operator says.
     pub from: Option<StartFrom>,
+    /// Settings with secrets in the clear are refused.
+    pub require_sealed: bool,
     /// On the embedded broker.
     pub embedded: bool,
 }
@@ -45,7 +47,16 @@ pub struct Roles {
 impl From<AggregateCommand> for Roles {
     fn from(command: AggregateCommand) -> Self {
         let AggregateCommand { kafka, redis, windows, ops, start } = command;
-        Self { kafka, redis, ops, aggregate: Some(windows), deliver: None, from: start.from, embedded: false }
+        Self {
+            kafka,
+            redis,
+            ops,
+            aggregate: Some(windows),
+            deliver: None,
+            from: start.from,
+            require_sealed: start.require_sealed,
+            embedded: false,
+        }
     }
 }
 
@@ -59,6 +70,7 @@ impl From<DeliverCommand> for Roles {
             aggregate: None,
             deliver: Some(delivery),
             from: start.from,
+            require_sealed: start.require_sealed,
             embedded: false,
         }
     }
@@ -74,6 +86,7 @@ impl From<AllCommand> for Roles {
             aggregate: Some(windows),
             deliver: Some(delivery),
             from: start.from,
+            require_sealed: start.require_sealed,
             embedded: false,
         }
     }
@@ -88,7 +101,8 @@ impl Roles {
         // Ends what serves the roles, after them.
         let end = CancellationToken::new();
         let _ended = end.clone().drop_guard();
-        let starting = Process::start(self.kafka, &self.redis, &self.ops, self.embedded, &end);
+        let starting =
+            Process::start(self.kafka, &self.redis, &self.ops, self.require_sealed, self.embedded, &end);
         let (process, unusable) = tokio::select! {
             started = starting => started?,
             () = stop.cancelled() => return Ok(()),

@@ -45,6 +45,7 @@ impl Process {
         kafka: KafkaSettings,
         redis: &RedisSettings,
         ops: &OpsSettings,
+        require_sealed: bool,
         embedded: bool,
         stop: &CancellationToken,
     ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Unusable>)> {
@@ -52,7 +53,7 @@ impl Process {
         let topics = Topics::new(&kafka.topics);
         let publisher = Publisher::new(&kafka, embedded)?;
         let (sender, unusable) = mpsc::unbounded_channel();
-        let tail = SettingsTail::start(&kafka, &topics, embedded, stop.clone(), sender)?;
+        let tail = SettingsTail::start(&kafka, &topics, require_sealed, embedded, stop.clone(), sender)?;
         let ready = tail.clone();
         probes.require(move || ready.ready());
         let connected = Arc::new(AtomicBool::new(false));

@@ -19,12 +19,15 @@ use anyhow::{bail, ensure};
 use self::{
     input::Input,
     publish::{Job, Summary, publish},
-    record::Kind,
+    record::{Kind, Secrets},
 };
 use super::{on_thread, say};
 use crate::{
     config::{KafkaSettings, ProduceSettings},
-    io::kafka::{Topics, admin::Admin},
+    io::{
+        kafka::{Topics, admin::Admin},
+        sealing_keys,
+    },
     model::history::COUNTS_AFTER,
 };
 
@@ -39,14 +42,16 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let (kind, path) = source(&settings)?;
+    let secrets = secrets(&settings)?;
     let names = Topics::new(&kafka.topics);
     let topic = match kind {
         Kind::Events => names.message_events,
         Kind::Settings => names.webhook_settings,
     };
     tokio::pin!(shutdown);
+    let kept = secrets.clone();
     let prepared = async {
-        let (input, count) = on_thread("validate", move || validated(kind, &path)).await?;
+        let (input, count) = on_thread("validate", move || validated(kind, &path, &kept)).await?;
         require(&kafka, &topic).await?;
         Ok::<_, anyhow::Error>((input, count))
     };
@@ -55,7 +60,7 @@ pub async fn run(
         () = &mut shutdown => bail!("stopped; nothing was published"),
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let job = Job { kind, topic: topic.clone(), count, rate: settings.rate, stop: stop.clone() };
+    let job = Job { kind, topic: topic.clone(), count, rate: settings.rate, stop: stop.clone(), secrets };
     let publishing = on_thread("publish", move || publish(&kafka, &job, input));
     tokio::pin!(publishing);
     let summary = tokio::select! {
@@ -80,10 +85,18 @@ fn source(settings: &ProduceSettings) -> anyhow::Result<(Kind, PathBuf)> {
     }
 }
 
+fn secrets(settings: &ProduceSettings) -> anyhow::Result<Secrets> {
+    Ok(match &settings.sealing_keys {
+        Some(file) => Secrets::Sealed(Arc::new(sealing_keys::read(file)?)),
+        None if settings.plain => Secrets::Plain,
+        None => Secrets::Refused,
+    })
+}
+
 /// The input and the number of its records, if all are right.
-fn validated(kind: Kind, path: &Path) -> anyhow::Result<(Input, u64)> {
+fn validated(kind: Kind, path: &Path, secrets: &Secrets) -> anyhow::Result<(Input, u64)> {
     let mut input = Input::open(path)?;
-    let count = input.validate(kind)?;
+    let count = input.validate(kind, secrets)?;
     Ok((input, count))
 }
 

@@ -11,6 +11,7 @@ pub mod metadata;
 pub mod notice;
 pub mod poison;
 mod rfc3339;
+pub mod sealing;
 pub mod settings;
 pub mod skips;
 pub mod state;

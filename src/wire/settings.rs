@@ -13,9 +13,11 @@ use url::Url;
 
 use super::{
     poison::{Poison, PoisonReason},
+    sealing::{is_sealed, is_well_formed},
     text::{Object, read_object},
 };
 use crate::model::{
+    endpoint::parse_endpoint,
     ids::{WebhookId, WorkspaceId},
     time::{Millis, body_timestamp},
     webhook::{Owner, SuccessRule, Webhook, is_reserved_header},
@@ -24,6 +26,12 @@ use crate::model::{
 
 /// The most signing secrets a webhook may have: two, for rotation.
 const MAX_SECRETS: usize = 2;
+
+/// The most extra headers.
+const MAX_HEADERS: usize = 32;
+
+/// The most bytes of an extra header's value.
+const MAX_HEADER_BYTES: usize = 4_096;
 
 /// The most deliveries a second that may be asked for.
 const MAX_PER_SECOND: u16 = 1_000;
@@ -79,6 +87,11 @@ impl RawSettings {
         let label = self.label.filter(|label| !label.trim().is_empty());
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
+        let secrets = self.secrets.unwrap_or_default();
+        let headers = self.headers.unwrap_or_default();
+        let mut confidential = secrets.iter().chain(headers.values()).map(|text| is_sealed(&text.0));
+        let (is_sealed, has_plain_secrets) =
+            (confidential.clone().any(|sealed| sealed), confidential.any(|sealed| !sealed));
         Ok(Webhook {
             webhook_id: self.webhook_id,
             workspace_id: self.workspace_id,
@@ -88,8 +101,10 @@ impl RawSettings {
             granularity: parse_granularity(self.granularity.as_deref())?,
             success: parse_success(self.success.as_deref())?,
             max_per_second: parse_rate(self.max_per_second)?,
-            secrets: parse_secrets(self.secrets.unwrap_or_default())?,
-            headers: parse_headers(self.headers.unwrap_or_default())?,
+            secrets: parse_secrets(secrets)?,
+            headers: parse_headers(headers)?,
+            is_sealed,
+            has_plain_secrets,
             owner: self.owner.0,
             version: self.version.unwrap_or(1),
             updated_at: self.updated_at,
@@ -100,17 +115,7 @@ impl RawSettings {
 }
 
 fn parse_url(text: &str) -> Result<Url, String> {
-    let expected = "expected an absolute `http` or `https` URL";
-    let url = Url::parse(text).map_err(|error| format!("`url` is `{text}` ({error}), {expected}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("`url` has the scheme `{}`, {expected}", url.scheme()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            "`url` holds a user name or password, expected them in the header `authorization`".to_owned()
-        );
-    }
-    Ok(url)
+    parse_endpoint(text).map_err(|error| format!("`url` is no URL to send to: {error}"))
 }
 
 fn parse_granularity(text: Option<&str>) -> Result<Granularity, String> {
@@ -139,7 +144,13 @@ fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> 
         return Err(format!("`secrets` has {} entries, expected at most {MAX_SECRETS}", secrets.len()));
     }
     let check = |(index, SecretText(secret)): (usize, SecretText)| {
-        let usable = secret.starts_with("whsec_") && standardwebhooks::Webhook::new(&secret).is_ok();
+        if is_sealed(&secret) {
+            let field = format!("secrets[{index}]");
+            return check_sealed(&field, &secret).map(|()| SecretString::from(secret));
+        }
+        let usable = secret.starts_with("whsec_")
+            && secret.len() > "whsec_".len()
+            && standardwebhooks::Webhook::new(&secret).is_ok();
         let problem =
             || format!("`secrets[{index}]` is not a Standard Webhooks secret, expected `whsec_` and base64");
         usable.then(|| SecretString::from(secret)).ok_or_else(problem)
@@ -148,20 +159,46 @@ fn parse_secrets(secrets: Vec<SecretText>) -> Result<Vec<SecretString>, String> 
 }
 
 fn parse_headers(headers: BTreeMap<String, SecretText>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
-    let parse = |(name, SecretText(value)): (String, SecretText)| {
-        let parsed: HeaderName =
-            name.parse().map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
-        if is_reserved_header(&parsed) {
-            return Err(format!(
-                "`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"
-            ));
+    if headers.len() > MAX_HEADERS {
+        return Err(format!("`headers` has {} entries, expected at most {MAX_HEADERS}", headers.len()));
+    }
+    let mut parsed: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(headers.len());
+    for (name, SecretText(value)) in headers {
+        let (header, value) = parse_header(&name, &value)?;
+        if parsed.iter().any(|(other, _)| *other == header) {
+            return Err(format!("`headers.{name}` occurs twice, expected each name once in whatever case"));
         }
-        let mut value: HeaderValue =
-            value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
-        value.set_sensitive(true);
-        Ok((parsed, value))
-    };
-    headers.into_iter().map(parse).collect()
+        parsed.push((header, value));
+    }
+    Ok(parsed)
+}
+
+/// The error never shows the value.
+fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let header: HeaderName =
+        name.parse().map_err(|_| format!("`headers` has the name `{name}`, expected a header name"))?;
+    if is_reserved_header(&header) {
+        return Err(format!(
+            "`headers.{name}` is reserved, expected a header that Bundlehook does not set itself"
+        ));
+    }
+    if is_sealed(value) {
+        check_sealed(&format!("headers.{name}"), value)?;
+    } else if value.len() > MAX_HEADER_BYTES {
+        return Err(format!(
+            "`headers.{name}` has {} bytes, expected at most {MAX_HEADER_BYTES}",
+            value.len()
+        ));
+    }
+    let mut value: HeaderValue =
+        value.parse().map_err(|_| format!("`headers.{name}` has a value with control characters"))?;
+    value.set_sensitive(true);
+    Ok((header, value))
+}
+
+fn check_sealed(field: &str, text: &str) -> Result<(), String> {
+    let problem = || format!("`{field}` is not what was sealed, expected `sealed:v1:KEY:BASE64`");
+    is_well_formed(text).then_some(()).ok_or_else(problem)
 }
 
 #[cfg(test)]
@@ -196,7 +233,7 @@ mod tests {
             (
                 "url",
                 json!("ftp://x/"),
-                "`url` has the scheme `ftp`, expected an absolute `http` or `https` URL",
+                "`url` is no URL to send to: the scheme is `ftp`, expected an absolute `http` or `https` URL",
             ),
             ("url", json!("/relative"), "relative URL without a base"),
             ("url", json!("https://a:b@c/"), "expected them in the header `authorization`"),
@@ -205,6 +242,11 @@ mod tests {
             ("secrets", json!(["topsecret"]), "`secrets[0]` is not a Standard Webhooks secret"),
             ("secrets", json!(["whsec_YQ==", "whsec_YQ==", "whsec_YQ=="]), "expected at most 2"),
             ("headers", json!({"Webhook-Id": "x"}), "`headers.Webhook-Id` is reserved"),
+            ("headers", json!({"X-A": "1", "x-a": "2"}), "`headers.x-a` occurs twice"),
+            ("headers", json!({"Transfer-Encoding": "chunked"}), "`headers.Transfer-Encoding` is reserved"),
+            ("headers", json!({"x": "a".repeat(5_000)}), "`headers.x` has 5000 bytes, expected at most 4096"),
+            ("headers", json!({"x": "topsecret\r\ny: z"}), "`headers.x` has a value with control characters"),
+            ("headers", json!({"": "x"}), "`headers` has the name ``"),
             ("headers", json!({"a b": "x"}), "`headers` has the name `a b`"),
             ("headers", json!({"x": "topsecret\n"}), "`headers.x` has a value with control characters"),
             ("webhook_id", json!(""), "`webhook_id` is empty"),

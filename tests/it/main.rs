@@ -2,6 +2,7 @@
 
 mod support;
 
+mod addresses;
 mod brokers;
 mod commands;
 mod crashes;
@@ -9,6 +10,7 @@ mod dead_letters;
 mod delivery;
 mod doctor;
 mod failures;
+mod hostile;
 mod log;
 mod messages;
 mod operations;
@@ -19,7 +21,9 @@ mod queue;
 mod requests;
 mod rig;
 mod schemas;
+mod secrets;
 mod settings;
+mod signatures;
 mod skips;
 mod stalls;
 mod tools;

@@ -2,22 +2,31 @@
 
 use std::{
     error::Error,
+    net::SocketAddr,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header::RETRY_AFTER};
+use http::{
+    HeaderMap, Method,
+    header::{CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING},
+};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::connector::{DialError, VettedConnector};
+use super::{
+    connector::{DialError, Dialer, VettedConnector},
+    proxy::Proxy,
+    resolver::Resolver,
+    tls,
+};
 use crate::{
     flow::delivery_to_outcome::{Reply, Request},
     io::clock,
@@ -34,31 +43,48 @@ const HEAD_BYTES: usize = 8 * 1024;
 /// A connection is kept for so long after its last request.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// How requests are sent.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// Which addresses may be dialled.
+    pub policy: AddressPolicy,
+    /// Over resolving, connecting, the request and the response together.
+    pub deadline: Duration,
+    /// Resolvers to ask; those of the system if there are none.
+    pub dns_servers: Vec<SocketAddr>,
+    /// A PEM file of roots to trust beside those of browsers.
+    pub ca_bundle: Option<PathBuf>,
+    /// The way out; direct if there is none.
+    pub proxy: Option<Proxy>,
+}
+
 /// Pooled connections to customers' endpoints.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<VettedConnector>, Full<Bytes>>,
+    client: Client<VettedConnector, Full<Bytes>>,
     deadline: Duration,
 }
 
 impl HttpClient {
-    /// A client by a policy of addresses. `deadline` bounds connecting, the request and the response together.
+    /// A client.
     ///
     /// # Errors
-    /// If TLS can't be set up.
-    pub fn new(policy: AddressPolicy, deadline: Duration) -> std::io::Result<Self> {
-        let provider = rustls::crypto::ring::default_provider();
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(provider)
-            .map_err(std::io::Error::other)?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(VettedConnector::new(policy));
+    /// If TLS or the resolver can't be set up.
+    pub fn new(options: HttpOptions) -> std::io::Result<Self> {
+        let HttpOptions { policy, deadline, dns_servers, ca_bundle, proxy } = options;
+        let connector = VettedConnector::new(Dialer {
+            policy,
+            resolver: Resolver::new(&dns_servers, deadline)?,
+            tls: tls::connector(ca_bundle.as_deref())?,
+            proxy,
+            deadline,
+        });
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .http1_max_buf_size(HEAD_BYTES)
-            .retry_canceled_requests(false)
+            // Only what was never written: a kept connection that the endpoint closed meanwhile is no failure.
+            .retry_canceled_requests(true)
             .set_host(true)
             .build(connector);
         Ok(Self { client, deadline })
@@ -77,10 +103,16 @@ impl HttpClient {
         match tokio::time::timeout_at(deadline, self.client.request(post)).await {
             Err(_) => Reply::Failed(Outcome::Timeout),
             Ok(Err(error)) => {
-                let outcome = classify(&error);
-                debug!(%error, source = ?error.source(), outcome = outcome.as_str(), "request failed");
-                Reply::Failed(outcome)
+                let reply = classify(&error);
+                if matches!(reply, Reply::Unsent(_)) {
+                    warn!(source = ?error.source(), "nothing can be sent");
+                } else {
+                    debug!(%error, source = ?error.source(), ?reply, "request failed");
+                }
+                reply
             }
+            // Another protocol was never asked for, and no final answer follows.
+            Ok(Ok(response)) if response.status().is_informational() => Reply::Failed(Outcome::Protocol),
             Ok(Ok(response)) => Reply::Answered(read(response, deadline).await),
         }
     }
@@ -89,7 +121,9 @@ impl HttpClient {
 /// Keeps what fits of the body. The head has decided the outcome: what goes wrong here changes nothing.
 async fn read(response: http::Response<Incoming>, deadline: Instant) -> Answer {
     let (head, mut body) = response.into_parts();
-    let (mut kept, mut truncated) = (Vec::new(), false);
+    // Where such a body ends is a matter of opinion: not read, so that its connection is not used again.
+    let ambiguous = head.headers.contains_key(CONTENT_LENGTH) && head.headers.contains_key(TRANSFER_ENCODING);
+    let (mut kept, mut truncated) = (Vec::new(), ambiguous);
     while !truncated {
         match tokio::time::timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => {
@@ -128,45 +162,35 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     httpdate::parse_http_date(value).ok()?.duration_since(now).ok()
 }
 
-/// The outcome by the types of an error and of what caused it.
-fn classify(error: &(dyn Error + 'static)) -> Outcome {
+/// What an error says about the attempt, by its type and those of what caused it.
+fn classify(error: &(dyn Error + 'static)) -> Reply {
     let mut cause = Some(error);
-    let mut outcome = Outcome::Protocol;
     while let Some(error) = cause {
         if let Some(dial) = error.downcast_ref::<DialError>() {
             return of_dial(dial);
         }
-        if error.downcast_ref::<rustls::Error>().is_some() {
-            return Outcome::Tls;
+        if let Some(hyper) = error.downcast_ref::<hyper::Error>()
+            && hyper.is_parse_too_large()
+        {
+            return Reply::Failed(Outcome::TooLarge);
         }
-        if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
-            if hyper.is_parse_too_large() {
-                return Outcome::TooLarge;
-            }
-            if hyper.is_timeout() {
-                return Outcome::Timeout;
-            }
-        }
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            // An error that was wrapped into an I/O error is not among its sources.
-            if let Some(inner) = io.get_ref() {
-                let inner = classify(inner);
-                if inner != Outcome::Protocol {
-                    return inner;
-                }
-            }
-            outcome = Outcome::Connect;
+        // An error that was wrapped into an I/O error is not among its sources.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if inner.is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
+            return Reply::Failed(Outcome::Tls);
         }
         cause = error.source();
     }
-    outcome
+    Reply::Failed(Outcome::Protocol)
 }
 
-fn of_dial(error: &DialError) -> Outcome {
-    match error {
-        DialError::NoHost => Outcome::Protocol,
-        DialError::Dns { .. } => Outcome::Dns,
-        DialError::Forbidden(_) => Outcome::ForbiddenAddress,
-        DialError::Connect { .. } => Outcome::Connect,
-    }
+fn of_dial(error: &DialError) -> Reply {
+    let outcome = match error {
+        DialError::Refused(_) => Outcome::ForbiddenAddress,
+        DialError::Name(_) => Outcome::Dns,
+        DialError::Connect { .. } | DialError::Local(_) => Outcome::Connect,
+        DialError::Tls(_) => Outcome::Tls,
+        DialError::Timeout => Outcome::Timeout,
+    };
+    if error.is_ours() { Reply::Unsent(outcome) } else { Reply::Failed(outcome) }
 }

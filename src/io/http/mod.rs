@@ -1,6 +1,11 @@
 //! HTTP to the customers' endpoints.
 
 pub mod client;
-pub mod connector;
+mod connection;
+mod connector;
+mod proxy;
+mod resolver;
+mod tls;
 
-pub use client::HttpClient;
+pub use client::{HttpClient, HttpOptions};
+pub use proxy::Proxy;

@@ -55,6 +55,7 @@ impl SettingsTail {
     pub fn start(
         settings: &KafkaSettings,
         topics: &Topics,
+        require_sealed: bool,
         embedded: bool,
         stop: CancellationToken,
         unusable: mpsc::UnboundedSender<Unusable>,
@@ -70,7 +71,7 @@ impl SettingsTail {
         let directory = Arc::new(RwLock::new(Directory::default()));
         let filled = directory.clone();
         let following = follow.start(|following| {
-            let reader = Reader { directory: filled, following, unusable };
+            let reader = Reader { directory: filled, following, unusable, require_sealed };
             Box::new(move |topic: usize, message: &BorrowedMessage<'_>| reader.take(topic, message))
         })?;
         Ok(Self { directory, following })
@@ -113,6 +114,8 @@ struct Reader {
     directory: Arc<RwLock<Directory>>,
     following: Following,
     unusable: mpsc::UnboundedSender<Unusable>,
+    /// Settings with secrets in the clear are refused.
+    require_sealed: bool,
 }
 
 impl Reader {
@@ -126,6 +129,19 @@ impl Reader {
         }
     }
 
+    /// Secrets in the clear are refused or, where they just arrived, warned of.
+    fn sealed(&self, webhook: Webhook) -> Result<Webhook, Poison> {
+        if webhook.has_plain_secrets && self.require_sealed {
+            let detail =
+                "`secrets` or `headers` are in the clear, expected them sealed (`BUNDLEHOOK_REQUIRE_SEALED`)";
+            return Err(Poison { reason: PoisonReason::InvalidSettings, detail: detail.to_owned() });
+        }
+        if webhook.has_plain_secrets && self.following.is_live() {
+            warn!(webhook = %webhook.webhook_id, "settings hold secrets in the clear");
+        }
+        Ok(webhook)
+    }
+
     fn take_settings(&self, place: Place, message: &BorrowedMessage<'_>) {
         let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
         let Some(value) = message.payload() else {
@@ -136,7 +152,7 @@ impl Reader {
             }
             return;
         };
-        match usable(message.key(), value) {
+        match usable(message.key(), value).and_then(|webhook| self.sealed(webhook)) {
             Ok(webhook) => {
                 debug!(webhook = %webhook.webhook_id, offset = place.offset, "settings read");
                 directory.change(place, &webhook.webhook_id.clone(), Some(webhook));

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{Deliver, queued::Queued, settlements::InFlight, slots::RequestSlot};
@@ -25,7 +25,7 @@ use crate::{
         redis::{self, health::Seen, turns::Turn},
     },
     model::{
-        delivery::Settlement,
+        delivery::{Outcome, Settlement},
         health::{self, Failure, Health, Notice, NoticeKind, Verdict},
         history::Current,
         ids::WebhookId,
@@ -91,14 +91,25 @@ impl Deliver {
     pub(super) async fn send_once(&self, delivery: &mut Delivery, webhook: &Webhook) -> Sent {
         let metrics = &self.process.metrics;
         let (started_at, clock) = (clock::now(), Instant::now());
+        let opened = self.keys.unseal(webhook);
+        let webhook = opened.as_deref().unwrap_or(webhook);
         let request = delivery_to_outcome::request(delivery, webhook, started_at);
         metrics.requests_in_flight.inc();
-        let reply = self.post(&request).await;
+        let reply = match &opened {
+            Ok(_) => self.post(&request).await,
+            Err(error) => {
+                warn!(webhook = %webhook.webhook_id, %error, "nothing can be sent without the secrets");
+                Reply::Unsent(Outcome::Connect)
+            }
+        };
         metrics.requests_in_flight.dec();
         let duration = clock.elapsed();
         let settlement = delivery_to_outcome::settle(delivery, webhook, &reply);
         let outcome = reply.outcome(webhook).as_str();
         metrics.delivery_attempts.with_label_values(&[outcome]).inc();
+        if matches!(reply, Reply::Unsent(_)) {
+            metrics.attempts_unsent.with_label_values(&[outcome]).inc();
+        }
         metrics.attempt_duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
         let error = delivery_to_outcome::customer_text(&reply, webhook);
         Sent { request, reply, started_at, duration, settlement, error }
@@ -109,7 +120,7 @@ impl Deliver {
         let (client, request) = (self.client.clone(), request.clone());
         let sent = self.requests.spawn(async move { client.post(&request).await });
         // The runtime outlives the intake, and `post` does not panic.
-        sent.await.unwrap_or(Reply::Failed(crate::model::delivery::Outcome::Protocol))
+        sent.await.unwrap_or(Reply::Failed(Outcome::Protocol))
     }
 
     /// Lets the health of the webhook take the attempt in.
@@ -123,7 +134,7 @@ impl Deliver {
     ) -> (Verdict, Health) {
         let retry_after = match &sent.reply {
             Reply::Answered(answer) => answer.retry_after,
-            Reply::Failed(_) => None,
+            Reply::Failed(_) | Reply::Unsent(_) => None,
         };
         let jitter = rand::random();
         let pause = |failures| self.settings.retry_schedule.pause(failures, jitter, retry_after);
@@ -135,6 +146,7 @@ impl Deliver {
             activation: current.activation,
             lease,
             error: sent.error.as_deref(),
+            ours: matches!(sent.reply, Reply::Unsent(_)),
             at: clock::now(),
             pause: &pause,
         };

@@ -38,14 +38,16 @@ use super::{checks, process::Process};
 use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
-        http::HttpClient,
+        http::{HttpClient, HttpOptions, Proxy},
         kafka::{
             health_log::HealthLog,
             intake::{Intake, IntakeOptions},
         },
         redis::{health::HealthStore, turns::Turns},
+        sealing_keys,
     },
     model::ids::WebhookId,
+    wire::sealing::Keys,
 };
 
 /// What the workers of all partitions and the lanes of all webhooks share.
@@ -55,6 +57,8 @@ struct Deliver {
     /// Where to start without a committed offset, if the operator says.
     from: Option<StartFrom>,
     client: HttpClient,
+    /// Open what is sealed in settings.
+    keys: Keys,
     health: HealthStore,
     health_log: HealthLog,
     views: Views,
@@ -93,8 +97,16 @@ pub async fn start(
         embedded: process.embedded,
     };
     let prefix = process.topics.prefix();
+    let keys = settings.sealing_keys.as_deref().map(sealing_keys::read).transpose()?;
     let deliver = Arc::new(Deliver {
-        client: HttpClient::new(settings.addresses(), settings.request_timeout)?,
+        keys: keys.unwrap_or_default(),
+        client: HttpClient::new(HttpOptions {
+            policy: settings.addresses(),
+            deadline: settings.request_timeout,
+            dns_servers: settings.dns_servers.clone(),
+            ca_bundle: settings.ca_bundle.clone(),
+            proxy: settings.egress_proxy.as_ref().map(Proxy::from),
+        })?,
         health: HealthStore::new(process.redis.clone(), prefix),
         health_log,
         views: Views::default(),

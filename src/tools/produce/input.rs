@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::record::Kind;
+use super::record::{Kind, Secrets};
 
 /// Wrong lines that are named; more are only counted.
 const MAX_NAMED: u64 = 10;
@@ -74,12 +74,13 @@ impl Input {
     ///
     /// # Errors
     /// Names the lines that are wrong.
-    pub fn validate(&mut self, kind: Kind) -> anyhow::Result<u64> {
+    pub fn validate(&mut self, kind: Kind, secrets: &Secrets) -> anyhow::Result<u64> {
         let (mut count, mut wrong) = (0, Wrong::default());
         let mut lines = self.lines()?;
         while let Some((number, line)) = lines.next()? {
             count += 1;
-            if let Err(fault) = kind.read(line) {
+            let read = kind.read(line).and_then(|record| kind.keep(record, secrets));
+            if let Err(fault) = read {
                 wrong.add(number, &fault);
             }
         }
@@ -174,19 +175,19 @@ mod tests {
         std::fs::write(&path, include_str!("../../../tests/examples/events.jsonl")).unwrap();
         let mut input = Input::open(&path).unwrap();
         assert!(matches!(input.source, Source::File(_)));
-        assert_eq!(input.validate(Kind::Events).unwrap(), 5);
-        assert_eq!(input.validate(Kind::Events).unwrap(), 5);
+        assert_eq!(input.validate(Kind::Events, &Secrets::Plain).unwrap(), 5);
+        assert_eq!(input.validate(Kind::Events, &Secrets::Plain).unwrap(), 5);
     }
 
     #[test]
     fn wrong_lines_are_named_and_counted() {
-        let error = held("{}\n{").validate(Kind::Events).unwrap_err().to_string();
+        let error = held("{}\n{").validate(Kind::Events, &Secrets::Plain).unwrap_err().to_string();
         assert!(
             error.starts_with("2 lines of standard input are wrong; nothing was published\n  line 1: "),
             "{error}"
         );
         assert!(error.contains("\n  line 2: the value is not JSON"), "{error}");
-        let error = held(&"{}\n".repeat(15)).validate(Kind::Events).unwrap_err().to_string();
+        let error = held(&"{}\n".repeat(15)).validate(Kind::Events, &Secrets::Plain).unwrap_err().to_string();
         assert!(error.ends_with("\n  and 5 more"), "{error}");
     }
 }

@@ -20,7 +20,7 @@ use rdkafka::{
 
 use super::{
     input::Input,
-    record::{Kind, Record},
+    record::{Kind, Record, Secrets},
 };
 use crate::{
     config::KafkaSettings,
@@ -47,6 +47,8 @@ pub struct Job {
     pub rate: Option<u32>,
     /// Set to end early.
     pub stop: Arc<AtomicBool>,
+    /// What becomes of secrets.
+    pub secrets: Secrets,
 }
 
 /// What was published.
@@ -71,7 +73,8 @@ pub fn publish(kafka: &KafkaSettings, job: &Job, mut input: Input) -> anyhow::Re
             break;
         }
         let changed = || anyhow!("line {number} of {name} is no longer what it was when it was validated");
-        let record = job.kind.read(line).map_err(|_| changed())?;
+        let record = job.kind.read(line).and_then(|record| job.kind.keep(record, &job.secrets));
+        let record = record.map_err(|_| changed())?;
         publisher.send(number, &record)?;
     }
     publisher.finish()
@@ -109,7 +112,7 @@ impl<'a> Publisher<'a> {
     fn send(&mut self, line: usize, record: &Record<'_>) -> anyhow::Result<()> {
         self.keep_to_the_rate();
         let mut outgoing = BaseRecord::with_opaque_to(&self.job.topic, line).key(record.key.as_bytes());
-        outgoing.payload = record.value;
+        outgoing.payload = record.value.as_deref();
         loop {
             match self.producer.send(outgoing) {
                 Ok(()) => break,

@@ -1,6 +1,6 @@
 //! A line as the record that it becomes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 
@@ -8,6 +8,7 @@ use crate::{
     model::ids::{WebhookId, check_id},
     wire::{
         event::{self, Decoded},
+        sealing::Keys,
         settings,
     },
 };
@@ -26,8 +27,8 @@ pub enum Kind {
 pub struct Record<'a> {
     /// The id of the chat or the webhook.
     pub key: Cow<'a, str>,
-    /// The line as it stands; none is a tombstone.
-    pub value: Option<&'a [u8]>,
+    /// The line as it stands, or with its secrets sealed; none is a tombstone.
+    pub value: Option<Cow<'a, [u8]>>,
 }
 
 impl Kind {
@@ -50,6 +51,54 @@ impl Kind {
             Self::Settings => read_settings(line),
         }
     }
+
+    /// A record with its secrets as they may be published.
+    ///
+    /// # Errors
+    /// If there are secrets and no keys.
+    pub fn keep<'a>(self, record: Record<'a>, secrets: &Secrets) -> Result<Record<'a>, String> {
+        match self {
+            Self::Events => Ok(record),
+            Self::Settings => secrets.keep(record),
+        }
+    }
+}
+
+/// What becomes of secrets in settings.
+#[derive(Debug, Clone)]
+pub enum Secrets {
+    /// They are sealed with these keys.
+    Sealed(Arc<Keys>),
+    /// There are no keys, so there may be no secrets.
+    Refused,
+    /// They stay as they are.
+    Plain,
+}
+
+impl Secrets {
+    /// Seals the secrets of a record of settings.
+    ///
+    /// # Errors
+    /// If there are secrets and no keys.
+    pub fn keep<'a>(&self, mut record: Record<'a>) -> Result<Record<'a>, String> {
+        let (Some(value), Ok(webhook)) = (&record.value, WebhookId::parse(&record.key)) else {
+            return Ok(record);
+        };
+        let none = Keys::default();
+        let keys = match self {
+            Self::Plain => return Ok(record),
+            Self::Sealed(keys) => keys,
+            Self::Refused => &none,
+        };
+        let sealed = keys.seal_settings(&webhook, value, rand::random).map_err(|_| {
+            "`secrets` or `headers` hold what must be sealed, expected `--sealing-keys` to name a file of keys"
+                .to_owned()
+        })?;
+        if let Some(sealed) = sealed {
+            record.value = Some(Cow::Owned(sealed));
+        }
+        Ok(record)
+    }
 }
 
 fn read_event(line: &[u8]) -> Result<Record<'_>, String> {
@@ -57,7 +106,7 @@ fn read_event(line: &[u8]) -> Result<Record<'_>, String> {
         Decoded::Event(event) => event.chat.chat_id,
         Decoded::Skip(..) => Cow::Owned(key_of_skip(line)?),
     };
-    Ok(Record { key, value: Some(line) })
+    Ok(Record { key, value: Some(Cow::Borrowed(line)) })
 }
 
 /// A message that does not count needs nothing but its key.
@@ -94,7 +143,7 @@ fn read_settings(line: &[u8]) -> Result<Record<'_>, String> {
         return Ok(Record { key: Cow::Owned(id.into()), value: None });
     }
     let webhook = settings::decode(line).map_err(|poison| poison.detail)?;
-    Ok(Record { key: Cow::Owned(webhook.webhook_id.into()), value: Some(line) })
+    Ok(Record { key: Cow::Owned(webhook.webhook_id.into()), value: Some(Cow::Borrowed(line)) })
 }
 
 /// The webhook that a line deletes, if it does.
@@ -135,9 +184,19 @@ mod tests {
     fn events_are_keyed_by_chat() {
         let lines = include_str!("../../../tests/examples/events.jsonl").lines();
         let records: Vec<_> = lines.map(|line| (line, Kind::Events.read(line.as_bytes()).unwrap())).collect();
-        assert!(records.iter().all(|(line, record)| record.value == Some(line.as_bytes())));
+        assert!(records.iter().all(|(line, record)| record.value.as_deref() == Some(line.as_bytes())));
         let keys: Vec<_> = records.iter().map(|(_, record)| &*record.key).collect();
         assert_eq!(keys, ["10010001", "10010001", "10010001", "10010002", "10010001"]);
+    }
+
+    #[test]
+    fn secrets_without_keys_are_refused_and_not_shown() {
+        let with = r#"{"webhook_id": "wh-1", "workspace_id": "ws", "url": "https://h.example.com/",
+            "headers": {"x-key": "t0ps3cret"}, "owner": {"full_name": "A", "email": "a@x.example"}}"#;
+        let without = with.replace(r#""x-key": "t0ps3cret""#, "");
+        let refused = Secrets::Refused.keep(Kind::Settings.read(with.as_bytes()).unwrap()).unwrap_err();
+        assert!(refused.contains("--sealing-keys") && !refused.contains("t0ps3cret"), "{refused}");
+        assert!(Secrets::Refused.keep(Kind::Settings.read(without.as_bytes()).unwrap()).is_ok());
     }
 
     #[test]

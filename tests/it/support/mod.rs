@@ -6,6 +6,8 @@
 //! | records | [`produce`], [`read_topic`], [`end_offsets`], [`committed`], [`members`] |
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
+//! | an endpoint that misbehaves | [`hostile`] |
+//! | resolvers of names | [`dns::resolver`] |
 //! | the product | [`process`], and all of it: [`tenant`], [`system`] |
 //! | a network that breaks | [`proxy`] |
 //! | time | [`wait_until`]: a condition, never a fixed sleep |
@@ -15,6 +17,8 @@
 
 mod broker;
 mod children;
+pub mod dns;
+mod hostile;
 mod kafka;
 mod load;
 mod ports;
@@ -32,6 +36,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::broker::{Broker, broker};
+pub use self::hostile::{Hostile, Step, hostile};
 pub use self::kafka::{Kafka, kafka};
 pub use self::load::Load;
 pub use self::ports::HeldPort;
@@ -44,7 +49,7 @@ pub use self::records::{
     Committed, Outgoing, Record, commit, committed, end_offsets, members, produce, produce_afresh, read_topic,
 };
 pub use self::redis::{Redis, RedisKind, redis, redis_with};
-pub use self::system::{Role, System, Tenant, event, message_ids, system, tenant, webhook};
+pub use self::system::{Role, Setup, System, Tenant, event, message_ids, system, tenant, webhook};
 
 /// The longest that anything in a test may take before it counts as failed.
 pub const LIMIT: Duration = Duration::from_mins(1);

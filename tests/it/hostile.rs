@@ -1,0 +1,156 @@
+//! Endpoints that misbehave. Each attempt ends by the deadline, is classified and recorded, and costs nobody else
+//! anything.
+
+mod behaviours;
+mod certificates;
+
+use std::collections::HashMap;
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use self::behaviours::{BEHAVIOURS, Behaviour};
+use self::certificates::{Authority, TLS};
+use crate::support::{
+    Record, Setup, Step, System, dns, event, hostile, message_ids, ok, receiver, system, webhook,
+};
+
+/// The deadline of a request in these tests, in milliseconds.
+const DEADLINE: u64 = 3_000;
+
+/// The attempts of each webhook, once so many webhooks have one.
+async fn attempts(system: &System, webhooks: usize) -> HashMap<String, Vec<Value>> {
+    let by_webhook = |records: &[Record]| {
+        let mut attempts: HashMap<String, Vec<Value>> = HashMap::new();
+        for attempt in records.iter().map(Record::json) {
+            let id = attempt["webhook_id"].as_str().expect("an id is text").to_owned();
+            attempts.entry(id).or_default().push(attempt);
+        }
+        attempts
+    };
+    let enough = |records: &[Record]| by_webhook(records).len() >= webhooks;
+    by_webhook(&system.wait_records("delivery-attempts", enough).await)
+}
+
+fn setup() -> Setup {
+    system(3_000)
+        .env("BUNDLEHOOK_REQUEST_TIMEOUT", &format!("{DEADLINE}ms"))
+        .env("BUNDLEHOOK_RETRY_SCHEDULE", "1h")
+}
+
+#[tokio::test]
+async fn hostile_endpoints_are_classified_and_cost_nobody_else_anything() {
+    assert!(BEHAVIOURS.len() >= 30, "the table is to have 30 rows");
+    let endpoints: Vec<_> = BEHAVIOURS.iter().map(|row| hostile((row.steps)(), None)).collect();
+    let taking = receiver(ok());
+    let url = |n: usize| format!("http://{}/", endpoints[n].addr());
+    let named = BEHAVIOURS.iter().enumerate();
+    let mut webhooks: Vec<_> =
+        named.map(|(n, row)| webhook(row.name, "ws", &url(n), json!({"success": "2xx"}))).collect();
+    webhooks.push(webhook("good", "ws-good", &taking.url("/"), json!({})));
+    let Some(system) = setup().start(&webhooks).await else { return };
+
+    // All at once, and while they are at it one message after the other for somebody else.
+    system.publish(&[event("ws", "c", "1")]).await;
+    for n in 0..20 {
+        system.publish(&[event("ws-good", "c", &n.to_string())]).await;
+        taking.wait_for(|seen| seen.len() > n, "the good one to get its message").await;
+    }
+    let good: Vec<_> = taking.requests().iter().flat_map(message_ids).collect();
+    assert_eq!(good, (0..20).map(|n| n.to_string()).collect::<Vec<_>>(), "each once, in order");
+
+    let attempts = attempts(&system, BEHAVIOURS.len() + 1).await;
+    let mut wrong = Vec::new();
+    for Behaviour { name, outcome, status, why, .. } in BEHAVIOURS {
+        let attempt = &attempts[*name][0];
+        let got = (attempt["outcome"].as_str().unwrap_or_default(), attempt["response"]["status"].as_u64());
+        if got != (*outcome, *status) {
+            wrong.push(format!("{name}: {got:?}, expected {outcome} {status:?}: {why}"));
+        }
+        let took = attempt["duration_ms"].as_u64().expect("a duration is a number");
+        if took > DEADLINE + 1_000 {
+            wrong.push(format!("{name}: took {took} ms"));
+        }
+        if attempt["response"]["body"].as_str().is_some_and(|body| body.len() > 3 * 64 * 1024) {
+            wrong.push(format!("{name}: too much was kept"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_response_that_nobody_asked_for_is_no_answer_to_the_next_request() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nHTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n";
+    let endpoint = hostile(vec![Step::Read, Step::Send(answer.to_vec()), Step::Again], None);
+    let url = format!("http://{}/", endpoint.addr());
+    let Some(system) = setup().start(&[webhook("wh", "ws", &url, json!({}))]).await else { return };
+
+    for n in 0..3 {
+        system.publish(&[event("ws", "c", &n.to_string())]).await;
+        system.wait_records("delivery-attempts", |records| records.len() > n).await;
+    }
+
+    let attempts = &attempts(&system, 1).await["wh"];
+    assert!(attempts.iter().all(|attempt| attempt["outcome"] == "delivered"), "{attempts:?}");
+    assert_eq!(endpoint.connections(), 3, "none is used again");
+}
+
+#[tokio::test]
+async fn tls_is_checked_and_failures_are_classified() {
+    let authority = Authority::new();
+    let mut bundle = tempfile::NamedTempFile::new().expect("there is room for a file");
+    bundle.write_all(authority.pem().as_bytes()).expect("the file can be written");
+    let endpoints: Vec<_> =
+        TLS.iter().map(|row| hostile((row.steps)(), (row.server)(&authority, row.name))).collect();
+    let resolver = dns::resolver(|_| dns::addresses(&["127.0.0.1"]));
+    let url = |n: usize| format!("https://{}.cases.dev:{}/", TLS[n].name, endpoints[n].addr().port());
+    let webhooks: Vec<_> =
+        TLS.iter().enumerate().map(|(n, row)| webhook(row.name, "ws", &url(n), json!({}))).collect();
+    let setup = setup()
+        .env("BUNDLEHOOK_CA_BUNDLE", &bundle.path().to_string_lossy())
+        .env("BUNDLEHOOK_DNS_SERVERS", &resolver.addr().to_string());
+    let Some(system) = setup.start(&webhooks).await else { return };
+
+    system.publish(&[event("ws", "c", "1")]).await;
+
+    let attempts = attempts(&system, TLS.len()).await;
+    let wrong: Vec<_> = TLS
+        .iter()
+        .filter(|row| attempts[row.name][0]["outcome"] != row.outcome)
+        .map(|row| format!("{}: {}, expected {}", row.name, attempts[row.name][0]["outcome"], row.outcome))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn an_egress_proxy_gets_the_vetted_address_and_its_failures_are_ours() {
+    let taking = receiver(ok());
+    let to = taking.addr();
+    let tunnel = hostile(
+        vec![
+            Step::Head,
+            Step::Send(b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec()),
+            Step::Read,
+            Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        ],
+        None,
+    );
+    let answers = |status: &str| {
+        vec![Step::Head, Step::Send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes())]
+    };
+    let (refusing, gateway) = (hostile(answers("407 No"), None), hostile(answers("502 Gone"), None));
+    for (proxy, outcome, counted, delivered) in [
+        (&tunnel, "delivered", false, true),
+        (&refusing, "connect", false, false),
+        (&gateway, "connect", true, false),
+    ] {
+        let setup = setup().env("BUNDLEHOOK_EGRESS_PROXY", &format!("http://me:pw@{}", proxy.addr()));
+        let webhooks = [webhook("wh", "ws", &format!("http://{to}/"), json!({}))];
+        let Some(system) = setup.start(&webhooks).await else { return };
+        system.publish(&[event("ws", "c", "1")]).await;
+        let attempt = attempts(&system, 1).await["wh"][0].clone();
+        assert_eq!((&attempt["outcome"], &attempt["counted"]), (&json!(outcome), &json!(counted)));
+        assert_eq!(attempt["response"].is_object(), delivered);
+    }
+    assert_eq!(taking.requests().len(), 0, "nothing goes past the proxy");
+}

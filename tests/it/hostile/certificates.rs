@@ -1,0 +1,108 @@
+//! An authority and certificates that are made as the test runs, and how endpoints misbehave with TLS.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::support::Step;
+
+/// Signs certificates; its own is in the bundle that the product trusts.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no name is a bad one");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key can be made");
+        Self(CertifiedIssuer::self_signed(params, key).expect("an authority can sign its own certificate"))
+    }
+
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A server with a certificate for a name, changed as told.
+    fn server(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::new(vec![format!("{name}.cases.dev")]).expect("it is a name");
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params.signed_by(&key, &self.0).expect("an authority can sign");
+        config(certificate.der().clone(), &key)
+    }
+}
+
+fn config(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key);
+    Arc::new(config.expect("key and certificate fit"))
+}
+
+type Server = fn(&Authority, &str) -> Option<Arc<ServerConfig>>;
+
+pub struct Row {
+    pub name: &'static str,
+    pub outcome: &'static str,
+    pub server: Server,
+    pub steps: fn() -> Vec<Step>,
+}
+
+fn answers() -> Vec<Step> {
+    vec![Step::Read, Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())]
+}
+
+const fn row(name: &'static str, outcome: &'static str, server: Server, steps: fn() -> Vec<Step>) -> Row {
+    Row { name, outcome, server, steps }
+}
+
+const PLAIN: Server = |_, _| None;
+
+pub const TLS: &[Row] = &[
+    row("trusted", "delivered", |authority, name| Some(authority.server(name, |_| ())), answers),
+    row("wrong-name", "tls", |authority, _| Some(authority.server("another", |_| ())), answers),
+    row(
+        "expired",
+        "tls",
+        |authority, name| Some(authority.server(name, |params| params.not_after = date_time_ymd(2020, 1, 1))),
+        answers,
+    ),
+    row(
+        "not-yet-valid",
+        "tls",
+        |authority, name| {
+            Some(authority.server(name, |params| params.not_before = date_time_ymd(2090, 1, 1)))
+        },
+        answers,
+    ),
+    row("self-signed", "tls", |_, name| Some(self_signed(name)), answers),
+    row("unknown-authority", "tls", |_, name| Some(Authority::new().server(name, |_| ())), answers),
+    row("stalls", "timeout", PLAIN, || vec![Step::Hang]),
+    row("closes", "tls", PLAIN, Vec::new),
+    row("plain", "tls", PLAIN, || vec![Step::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Step::Hang]),
+    row("garbage", "tls", PLAIN, || vec![Step::Send(vec![22, 3, 3, 0, 4, 2, 0, 0, 0]), Step::Hang]),
+    row(
+        "floods",
+        "timeout",
+        |authority, name| Some(authority.server(name, |_| ())),
+        || vec![Step::Read, Step::Hang],
+    ),
+    row(
+        "continues",
+        "protocol",
+        |authority, name| Some(authority.server(name, |_| ())),
+        || vec![Step::Read, Step::Flood(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(600))],
+    ),
+];
+
+fn self_signed(name: &str) -> Arc<ServerConfig> {
+    let key = KeyPair::generate().expect("a key can be made");
+    let params = CertificateParams::new(vec![format!("{name}.cases.dev")]).expect("it is a name");
+    let certificate = params.self_signed(&key).expect("a key can sign its own certificate");
+    config(certificate.der().clone(), &key)
+}
