@@ -83,7 +83,9 @@ async fn an_endpoint_that_is_away_stops_nobody_and_gets_everything_once_and_in_o
     system.wait_committed("deliver", "bundles").await;
     system.deliver.wait_sum(PARKED, DEAD as f64).await;
     assert!(system.deliver.sum("bundlehook_deliveries_waiting_bytes ").await <= 1024.0 * 1024.0);
-    let waiting = latest(&system).await;
+    // Others may have been parked for a moment, for want of memory.
+    let mut waiting = latest(&system).await;
+    waiting.retain(|_, record| record.value.is_some() && record.json()["webhook_id"] == "dead");
     assert_eq!(waiting.len(), DEAD);
     assert!(waiting.values().all(|record| WaitingDelivery::decode(record.text().as_bytes()).is_ok()));
     let key = queue_key(&system).await;

@@ -108,7 +108,7 @@ async fn settings_that_cannot_be_used_become_a_dead_letter_and_the_former_stay_i
     let letter = letters.iter().find(|record| record.key() == id).expect("it was just seen");
     assert_eq!(letter.text(), unusable.to_string());
     assert_eq!(letter.header("reason"), Some("invalid_settings"));
-    assert!(letter.header("detail").is_some_and(|detail| detail.contains("`url` has the scheme `ftp`")));
+    assert!(letter.header("detail").is_some_and(|detail| detail.contains("the scheme is `ftp`")));
     assert_eq!(letter.header("topic"), Some(&*tenant.system.topic("webhook-settings")));
     tenant.system.publish(&[tenant.event("c", "m")]).await;
     tenant.wait_posts("/none", 1).await;

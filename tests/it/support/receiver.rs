@@ -17,7 +17,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{HeldPort, LIMIT, background};
+
+/// Longest that an endpoint which goes away still answers.
+const CLOSING: Duration = Duration::from_millis(100);
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -263,30 +268,40 @@ impl Receiver {
     }
 }
 
-/// Serves connections until told to stop, then closes all.
+/// Serves connections until told to stop, then closes all. What is just being answered is answered: whoever got no answer
+/// would rightly come again.
 async fn accept(listener: TcpListener, seen: Arc<Seen>, mut stopped: oneshot::Receiver<()>) {
     let mut connections = JoinSet::new();
+    let closing = CancellationToken::new();
     loop {
         tokio::select! {
             _ = &mut stopped => break,
             accepted = listener.accept() => if let Ok((stream, peer)) = accepted {
-                connections.spawn(serve(stream, peer, Arc::clone(&seen)));
+                connections.spawn(serve(stream, peer, Arc::clone(&seen), closing.clone()));
             },
             Some(_) = connections.join_next() => {}
         }
     }
     drop(listener);
+    closing.cancel();
+    let answered = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(CLOSING, answered).await;
     connections.shutdown().await;
 }
 
 /// Serves one connection.
-async fn serve(stream: TcpStream, peer: SocketAddr, seen: Arc<Seen>) {
+async fn serve(stream: TcpStream, peer: SocketAddr, seen: Arc<Seen>, closing: CancellationToken) {
     let handle = service_fn(|request| respond(request, peer, &seen));
-    // A client that goes away, and a behaviour that hangs up, end in an error here.
-    let _ = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), handle)
-        .await;
+        .serve_connection(TokioIo::new(stream), handle);
+    tokio::pin!(connection);
+    // A client that goes away, and a behaviour that hangs up, end in an error here.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 /// Why a connection is closed without an answer.
