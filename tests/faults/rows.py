@@ -71,12 +71,11 @@ def _sigterm_plan(seconds: float) -> Plan:
 
 def _kill(system: System, process: Process) -> None:
     _note_load(system)
-    now = time.time()
-    in_flight = system.receiver.in_flight
+    now, unrecorded = time.time(), system.unrecorded()
     system.kill(process)
     if process.role == "deliver":
-        system.fault(f"kill of {process.role}", now, time.time() + SESSION_S, IN_FLIGHT)
-        if in_flight:
+        system.fault("kill of deliver", now, time.time() + SESSION_S, unrecorded)
+        if unrecorded:
             system.hit("deliver killed with requests in flight")
     system.hit(f"{process.role} killed")
 
@@ -100,8 +99,9 @@ def kill(system: System) -> None:
 def sigstop(system: System) -> None:
     """Freezes a process for longer than its group waits for it, then lets it go on."""
     _pause(system, 4, 6)
+    roles = system.each_in_turn(["aggregate", "deliver"])
     while system.loading:
-        process = system.random.choice(system.processes)
+        process = system.random.choice(system.of(next(roles)))
         _note_load(system)
         since = time.time()
         system.freeze(process)
@@ -128,7 +128,7 @@ def redis_kill(system: System) -> None:
         _pause(system, 0, 4)
         system.rig.start_redis(aof=system.plan.aof, fresh=not system.plan.aof)
         system.hit("Redis killed")
-        system.fault("Redis lost", since, time.time() + 2, 2 * IN_FLIGHT)
+        system.fault("Redis lost", since, time.time() + 2, 2 * IN_FLIGHT, forgets=True)
         _pause(system, 3, 9)
 
 
@@ -144,17 +144,18 @@ def redis_flush(system: System) -> None:
         since = time.time()
         _ask(system, "FLUSHALL")
         system.hit("Redis emptied")
-        system.fault("Redis emptied", since, time.time() + 2, 2 * IN_FLIGHT)
+        system.fault("Redis emptied", since, time.time() + 2, 2 * IN_FLIGHT, forgets=True)
         _pause(system, 2, 7)
 
 
 def redis_refuses(system: System) -> None:
     """Redis answers nothing for a while, only reads, or says that it is full."""
     _pause(system, 4, 6)
+    troubles = system.each_in_turn(["pause", "readonly", "full"])
     while system.loading:
         _note_load(system)
         since = time.time()
-        trouble = system.random.choice(["pause", "readonly", "full"])
+        trouble = next(troubles)
         seconds = system.random.uniform(1, 8)
         if trouble == "pause":
             _ask(system, "CLIENT", "PAUSE", str(int(seconds * 1000)), "ALL")
@@ -185,10 +186,11 @@ def _ask(system: System, *words: str) -> None:
 def kafka_kill(system: System) -> None:
     """Kills the broker and starts it again on what is on its disk; freezes it in between."""
     _pause(system, 5, 8)
+    ways = system.each_in_turn(["kill", "freeze"])
     while system.loading:
         _note_load(system)
         since = time.time()
-        if system.random.random() < 0.6:
+        if next(ways) == "kill":
             system.rig.kill_kafka()
             _pause(system, 0, 10)
             system.rig.restart_kafka()
@@ -273,10 +275,11 @@ def dead_hour(system: System) -> None:
 def settings(system: System) -> None:
     """Granularities change, webhooks are added, URLs edited, all during the load."""
     _pause(system, 2, 4)
+    kinds = system.each_in_turn(["granularity", "granularity", "same again", "new"])
     while system.loading:
         webhooks = system.webhooks()
         webhook = dict(system.random.choice(webhooks))
-        kind = system.random.choice(["granularity", "granularity", "same again", "new"])
+        kind = next(kinds)
         if kind == "granularity":
             webhook["granularity"] = system.random.choice(["none", "1h", "6h", "24h"])
         elif kind == "new":
@@ -293,10 +296,12 @@ def settings(system: System) -> None:
 def network(system: System) -> None:
     """The network to Kafka and to Redis is cut, reset or slow."""
     _pause(system, 4, 6)
+    proxies = {"Kafka": system.rig.kafka_proxy, "Redis": system.rig.redis_proxy}
+    troubles = system.each_in_turn([(name, kind) for name in proxies for kind in ("cut", "reset", "slow")])
     while system.loading:
         _note_load(system)
-        name, proxy = system.random.choice([("Kafka", system.rig.kafka_proxy), ("Redis", system.rig.redis_proxy)])
-        kind = system.random.choice(["cut", "reset", "slow"])
+        name, kind = next(troubles)
+        proxy = proxies[name]
         since, broken = time.time(), proxy.broken
         if kind == "cut":
             proxy.cut()

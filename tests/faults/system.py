@@ -12,16 +12,17 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from receiver import Receiver, answering
 from rig import ROOT, Broken, Rig, end, environment, spawn, wait
 
 SESSION_S = 3.0
 """After so long without a sign of life a member is thrown out of its group."""
+T = TypeVar("T")
 ORACLE = ROOT / "tests/oracle"
 
 
@@ -53,6 +54,8 @@ class Fault:
     until: float
     repeats: int
     """How many repeats it explains at most."""
+    forgets: bool = False
+    """Redis lost which messages were sent at once within the last ten minutes."""
 
 
 class Process:
@@ -263,9 +266,22 @@ class System:
         """Notes that a moment was really hit."""
         self.hits[moment] += count
 
-    def fault(self, name: str, since: float, until: float, repeats: int) -> None:
+    def each_in_turn(self, kinds: Sequence[T]) -> Iterator[T]:
+        """The kinds at random, each once before any comes again."""
+        while True:
+            yield from self.random.sample(kinds, len(kinds))
+
+    def unrecorded(self) -> int:
+        """How many requests may not be recorded at this moment: those in flight, and those answered just now."""
+        now = time.time()
+        answered = sum(
+            request.answered_at is not None and request.answered_at > now - 1 for request in self.receiver.received[-2_000:]
+        )
+        return self.receiver.in_flight + answered
+
+    def fault(self, name: str, since: float, until: float, repeats: int, forgets: bool = False) -> None:
         """Notes what may explain repeats."""
-        self.faults.append(Fault(name, since, until, repeats))
+        self.faults.append(Fault(name, since, until, repeats, forgets))
         self.counts[name] += 1
 
     def kill(self, process: Process) -> None:
