@@ -197,7 +197,10 @@ class Ledger:
 
     def _check_own_records(self) -> None:
         rig, prefix = self._system.rig, self._system.prefix
-        for problem in records.check_positions(rig.records(f"{prefix}bundles"), self.account.counts):
+        bundles = list(rig.records(f"{prefix}bundles"))
+        with open(self._system.folder / "bundles.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.writelines(json.dumps({name: record[name] for name in ("partition", "offset", "timestamp", "headers")}) + "\n" for record in bundles)
+        for problem in records.check_positions(bundles, self.account.counts):
             self.account.problem(problem)
         for problem in records.check_attempts(rig.records(f"{prefix}delivery-attempts"), self._system.receiver.received):
             self.account.problem(problem)
@@ -226,7 +229,7 @@ class Ledger:
             oracle.write_posts(posts, file)
         with open(folder / "received.jsonl", "w", encoding="utf-8", newline="\n") as file:
             for request in received:
-                times = {"received_at": request.received_at, "answered_at": request.answered_at}
+                times = {"received_at": request.received_at, "ended_at": request.ended_at}
                 file.write(json.dumps(times | request.entry(), ensure_ascii=False) + "\n")
         with open(folder / "faults.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(fault.__dict__) + "\n" for fault in self._system.faults)
@@ -251,7 +254,7 @@ class Ledger:
 
     def _attribute(self, former: Received, again: Received) -> None:
         self.account.counts["repeats"] += 1
-        ended = former.answered_at or again.received_at
+        ended = former.ended_at or again.received_at
         candidates = [
             fault for fault in self._system.faults if former.received_at <= fault.until and ended + UNRECORDED_S >= fault.since
         ]
@@ -259,7 +262,7 @@ class Ledger:
             self.account.counts["repeats without a cause"] += 1
             if self.account.counts["repeats without a cause"] <= 10:
                 self.account.problem(
-                    f"a repeat without a cause: {again.path} id {again.headers.get('webhook-id')}, answered at {former.answered_at}, "
+                    f"a repeat without a cause: {again.path} id {again.headers.get('webhook-id')}, answered at {former.ended_at}, "
                     f"again at {again.received_at}"
                 )
             return
@@ -274,20 +277,20 @@ class Ledger:
             chat = (request.path, json.loads(request.body)["chat"]["chat_id"])
             former = last.get(chat)
             last[chat] = request
-            if former is None or (former.answered_at is not None and former.answered_at <= request.received_at):
+            if former is None or (former.ended_at is not None and former.ended_at <= request.received_at):
                 continue
             if not _explained_by(self._system.faults, former, request):
                 self.account.counts["overlaps"] += 1
                 if self.account.counts["overlaps"] <= 5:
                     self.account.problem(
                         f"two POSTs of chat {chat} at once: {former.headers.get('webhook-id')} from {former.received_at} to "
-                        f"{former.answered_at}, {request.headers.get('webhook-id')} from {request.received_at}"
+                        f"{former.ended_at}, {request.headers.get('webhook-id')} from {request.received_at}"
                     )
 
 
 def _explained_by(faults: list[Fault], former: Received, request: Received) -> bool:
     """Whether the former request was under way at a fault that cut it off from its process."""
-    ended = former.answered_at or request.received_at
+    ended = former.ended_at or request.received_at
     return any(former.received_at <= fault.until and ended >= fault.since for fault in faults)
 
 

@@ -15,14 +15,14 @@ from typing import Any
 
 @dataclass
 class Received:
-    """A request; times by the clock of the host, in seconds. `answered_at` is None where no answer could be sent."""
+    """A request; times by the clock of the host, in seconds. `ended_at` is None where the connection broke first."""
 
     path: str
     headers: dict[str, str]
     body: bytes
     status: int
     received_at: float
-    answered_at: float | None = None
+    ended_at: float | None = None
 
     def entry(self) -> dict[str, Any]:
         """As `bundlehook receive` writes it."""
@@ -93,10 +93,11 @@ class Receiver:
         try:
             await asyncio.sleep(delay)
             if status == 0:
+                request.ended_at = time.time()
                 return False
             writer.write(b"HTTP/1.1 %d -\r\ncontent-length: 0\r\n\r\n" % status)
             await writer.drain()
-            request.answered_at = time.time()
+            request.ended_at = time.time()
             return True
         finally:
             self.in_flight -= 1

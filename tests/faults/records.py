@@ -24,7 +24,7 @@ def check_positions(bundles: Iterable[Record], counts: Counter[str]) -> Iterator
         if place not in found:
             found[place] = content
             continue
-        counts["bundles written again"] += 1
+        counts[f"bundles of `{headers.get('stream')}` written again"] += 1
         if found[place] != content:
             yield f"two contents at the position {place}, the second at offset {record['offset']}"
 

@@ -275,7 +275,7 @@ class System:
         """How many requests may not be recorded at this moment: those in flight, and those answered just now."""
         now = time.time()
         answered = sum(
-            request.answered_at is not None and request.answered_at > now - 1 for request in self.receiver.received[-2_000:]
+            request.ended_at is not None and request.ended_at > now - 1 for request in self.receiver.received[-2_000:]
         )
         return self.receiver.in_flight + answered
 

@@ -46,6 +46,8 @@ use crate::{
 
 /// How often the offset is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the last commit is tried while the group is rebalancing.
+const LAST_COMMITS: usize = 5;
 /// Pause before a claim is tried again.
 const CLAIM_PAUSE: Duration = Duration::from_millis(500);
 /// At most so many bundles are read ahead of the oldest that is not settled.
@@ -215,7 +217,13 @@ impl Worker {
             }
         }
         self.settlements.drained().await;
-        self.commit(feed).await
+        for _ in 0..LAST_COMMITS {
+            if self.commit(feed).await? {
+                break;
+            }
+            tokio::time::sleep(COMMIT_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// Lets lanes pull what is parked, once everything that was parked before the claim has been passed in reading.
@@ -274,7 +282,9 @@ impl Worker {
                 biased;
                 () = stop.cancelled() => return Ok(false),
                 fresh = &mut fresh => return if fresh { Ok(true) } else { Err("the settings are no longer read".to_owned()) },
-                () = tokio::time::sleep(COMMIT_INTERVAL) => self.commit(feed).await?,
+                () = tokio::time::sleep(COMMIT_INTERVAL) => {
+                    self.commit(feed).await?;
+                }
             }
         }
     }
@@ -355,7 +365,8 @@ impl Worker {
         self.deliver.offer(Queued::new(delivery, self.parking.clone(), None, room, metrics));
     }
 
-    async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), String> {
+    /// Commits what is settled. False if that has to wait for a rebalance.
+    async fn commit(&mut self, feed: &PartitionFeed) -> Result<bool, String> {
         let metrics = &self.deliver.process.metrics;
         let (offset, taken_in, attempts) = self.settlements.settled();
         let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, attempts);
@@ -364,20 +375,24 @@ impl Worker {
         metrics.lag_records.with_label_values(&["deliver", &label]).set(self.settlements.unsettled() as i64);
         metrics.last_progress.with_label_values(&["deliver", &label]).set(clock::now().0 / 1000);
         if (offset, &text) == (self.committed.0, &self.committed.1) {
-            return Ok(());
+            return Ok(true);
         }
         let result = feed.commit(offset, text.clone()).await;
         let cause = match &result {
             Ok(()) => {
                 metrics.commits.with_label_values(&["deliver"]).inc();
                 self.committed = (offset, text);
-                return Ok(());
+                return Ok(true);
+            }
+            Err(CommitError::Rebalancing(_)) => {
+                metrics.commit_failures.with_label_values(&["deliver", "rebalance"]).inc();
+                return Ok(false);
             }
             Err(CommitError::Fenced(_)) => "fenced",
             Err(CommitError::Failed(_)) => "broker",
         };
         metrics.commit_failures.with_label_values(&["deliver", cause]).inc();
-        result.map_err(describe)
+        result.map(|()| true).map_err(describe)
     }
 }
 
