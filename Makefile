@@ -53,6 +53,10 @@ lint: setup ## check the format, clippy and the import rule
 	@cargo clippy --all-targets -- -D warnings
 	@cargo test --test layering
 
+.PHONY: bench-isolation
+bench-isolation: setup ## measure what two bad endpoints cost the other webhooks, in about 5 minutes
+	@cargo bench --bench isolation -- $(ARGS)
+
 .PHONY: services
 services: setup ## start Apache Kafka and Redis on free ports, and print the lines to export
 	@$(LOCAL)/services up

@@ -8,6 +8,7 @@ use bundlehook::{
     roles::{Roles, dev},
     tools,
 };
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
@@ -22,10 +23,10 @@ fn main() -> ExitCode {
     let done = runtime.block_on(run(cli.command));
     // Nothing that still blocks may hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    done.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    done.unwrap_or_else(|error| fail(&error))
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     match command {
         Command::Aggregate(command) => Roles::from(command).run(stop).await,
@@ -37,6 +38,21 @@ async fn run(command: Command) -> anyhow::Result<()> {
             tools::produce::run(command.kafka, command.produce, stop.cancelled_owned()).await
         }
         Command::Receive(command) => tools::receive::run(command.receive, stop.cancelled_owned()).await,
+        Command::Doctor(command) => return unless_stopped(tools::doctor::run(command), &stop).await,
+        Command::Inspect(command) => unless_stopped(tools::inspect::run(command), &stop).await,
+        Command::DeadLetters(command) => unless_stopped(tools::dead_letters::run(command), &stop).await,
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Breaks off what has nothing to bring to an end.
+async fn unless_stopped<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = stop.cancelled() => anyhow::bail!("stopped"),
     }
 }
 

@@ -21,7 +21,25 @@ use nix::{
 use serde_json::Value;
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 7] = ["aggregate", "deliver", "all", "dev", "topics", "produce", "receive"];
+const SUBCOMMANDS: [&str; 12] = [
+    "aggregate",
+    "deliver",
+    "all",
+    "dev",
+    "topics",
+    "produce",
+    "receive",
+    "doctor",
+    "inspect",
+    "dead-letters list",
+    "dead-letters show",
+    "dead-letters redrive",
+];
+
+/// The words of a subcommand.
+fn words(subcommand: &str) -> impl Iterator<Item = &str> {
+    subcommand.split(' ')
+}
 
 /// What a subcommand can't do without, as variables.
 const REQUIRED: [(&str, &str); 2] =
@@ -68,7 +86,8 @@ mod help {
     #[test]
     fn of_each_subcommand_is_as_documented() {
         for subcommand in SUBCOMMANDS {
-            insta::assert_snapshot!(format!("help-{subcommand}"), help(&[subcommand, "--help"]));
+            let args: Vec<_> = words(subcommand).chain(["--help"]).collect();
+            insta::assert_snapshot!(format!("help-{}", subcommand.replace(' ', "-")), help(&args));
         }
     }
 
@@ -83,7 +102,7 @@ mod help {
 
     /// The flags of a subcommand with the text below each.
     pub(super) fn settings(subcommand: &str) -> Vec<(String, String)> {
-        let help = help(&[subcommand, "--help"]);
+        let help = help(&words(subcommand).chain(["--help"]).collect::<Vec<_>>());
         let mut settings: Vec<(String, String)> = Vec::new();
         for line in help.lines() {
             if let Some(flag) = line.strip_prefix("      --") {
@@ -217,10 +236,44 @@ mod wrong_settings {
         wrong("receive", "log-format", "BUNDLEHOOK_LOG_FORMAT", "XML", "[possible values: json, text]"),
         wrong("aggregate", "hour", "BUNDLEHOOK_HOUR", "", "from `100ms` to `1h`"),
         wrong("deliver", "request-timeout", "BUNDLEHOOK_REQUEST_TIMEOUT", "-1s", SPAN),
+        wrong(
+            "dead-letters list",
+            "limit",
+            "BUNDLEHOOK_DEAD_LETTERS_LIMIT",
+            "0",
+            "expected a whole number from 1 to 1000000",
+        ),
+        wrong(
+            "dead-letters list",
+            "since",
+            "BUNDLEHOOK_DEAD_LETTERS_SINCE",
+            "yesterday",
+            "expected a time such as",
+        ),
+        wrong(
+            "dead-letters redrive",
+            "until",
+            "BUNDLEHOOK_DEAD_LETTERS_UNTIL",
+            "soon",
+            "expected a time such as",
+        ),
     ];
 
     /// Settings that take any text, or no value.
-    const FREE: &[&str] = &["permalink-product", "file", "settings", "out", "check", "help"];
+    const FREE: &[&str] = &[
+        "permalink-product",
+        "file",
+        "settings",
+        "out",
+        "check",
+        "json",
+        "reason",
+        "topic",
+        "raw",
+        "all",
+        "dry-run",
+        "help",
+    ];
 
     /// Settings whose value may hold a password.
     const SECRET: &[&str] = &["kafka-properties", "redis-url"];
@@ -239,10 +292,11 @@ mod wrong_settings {
     fn end_with_64_and_say_which_value_is_wrong_and_what_is_expected() {
         for wrong in WRONG {
             let Wrong { subcommand, flag, variable, value, .. } = *wrong;
-            let mut by_flag = bundlehook([subcommand, &format!("--{flag}={value}")]);
+            let by_flag = format!("--{flag}={value}");
+            let mut by_flag = bundlehook(words(subcommand).chain([&*by_flag]));
             by_flag.envs(REQUIRED).env("BUNDLEHOOK_PRODUCE_FILE", "-");
             check(wrong, &output(by_flag));
-            let mut by_variable = bundlehook([subcommand]);
+            let mut by_variable = bundlehook(words(subcommand));
             by_variable.envs(REQUIRED).env("BUNDLEHOOK_PRODUCE_FILE", "-").env(variable, value);
             check(wrong, &output(by_variable));
         }

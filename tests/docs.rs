@@ -8,7 +8,20 @@ use std::{
 };
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 7] = ["aggregate", "deliver", "all", "dev", "topics", "produce", "receive"];
+const SUBCOMMANDS: [&str; 12] = [
+    "aggregate",
+    "deliver",
+    "all",
+    "dev",
+    "topics",
+    "produce",
+    "receive",
+    "doctor",
+    "inspect",
+    "dead-letters list",
+    "dead-letters show",
+    "dead-letters redrive",
+];
 
 /// Folders whose files the documentation names by their path from the root.
 const FOLDERS: [&str; 6] = ["src/", "tests/", "docs/", "schemas/", "deploy/", ".ci/"];
@@ -65,8 +78,9 @@ fn pages() -> Vec<Page> {
 
 /// The help of each subcommand.
 fn helps() -> BTreeMap<&'static str, String> {
-    let help = |name| {
-        let output = Command::new(env!("CARGO_BIN_EXE_bundlehook")).args([name, "--help"]).output();
+    let help = |name: &'static str| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_bundlehook")).args(name.split(' ')).arg("--help").output();
         let output = output.expect("the program is built");
         (name, String::from_utf8(output.stdout).expect("a help text is UTF-8"))
     };
@@ -217,8 +231,11 @@ fn every_command_that_is_shown_exists_with_its_flags() {
         for code in page.code() {
             let Some(arguments) = code.trim_start().strip_prefix("bundlehook ") else { continue };
             let mut arguments = arguments.split_whitespace().filter(|word| *word != "help");
-            let name = arguments.next().unwrap_or_default();
-            let Some(help) = helps.get(name) else {
+            let mut name = arguments.next().unwrap_or_default().to_owned();
+            if helps.keys().any(|known| known.starts_with(&format!("{name} "))) {
+                name = format!("{name} {}", arguments.next().unwrap_or_default());
+            }
+            let Some(help) = helps.get(&*name) else {
                 problems.push(format!("{}: bundlehook {name}", page.path.display()));
                 continue;
             };

@@ -3,6 +3,7 @@
 //! Each role and tool flattens the sections it needs, so that no stage sees settings it has no use for.
 
 mod delivery;
+mod inspection;
 mod kafka;
 mod ops;
 mod redis;
@@ -20,6 +21,10 @@ use clap::{
 
 pub use self::{
     delivery::DeliverySettings,
+    inspection::{
+        DeadLettersCommand, DoctorCommand, InspectCommand, LetterFilter, LetterPlace, ListCommand,
+        OutputSettings, RedriveCommand, ShowCommand,
+    },
     kafka::{KafkaSettings, TopicSettings},
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::RedisSettings,
@@ -58,6 +63,13 @@ pub enum Command {
     Produce(ProduceCommand),
     /// A local receiver: prints each POST, answers it, and can record it.
     Receive(ReceiveCommand),
+    /// Checks Kafka, its topics, Redis, the settings and the clocks; says what is wrong and how to mend it.
+    Doctor(DoctorCommand),
+    /// Shows positions, open windows and waiting deliveries of each partition. Changes nothing.
+    Inspect(InspectCommand),
+    /// Lists, shows and publishes again what could not be processed.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 /// Settings of the role `aggregate`.
@@ -189,7 +201,12 @@ fn explain(error: &clap::Error, args: &[OsString]) -> String {
 
 /// The settings that an error is about. The same flag may mean another setting in another subcommand.
 fn settings_of<'a>(error: &clap::Error, command: &'a clap::Command, args: &[OsString]) -> Vec<&'a clap::Arg> {
-    let subcommand = args.iter().skip(1).find_map(|arg| command.find_subcommand(arg));
+    let chosen =
+        |command: &'a clap::Command| args.iter().skip(1).find_map(|arg| command.find_subcommand(arg));
+    let mut subcommand = chosen(command);
+    while let Some(nested) = subcommand.and_then(chosen) {
+        subcommand = Some(nested);
+    }
     let arguments =
         || subcommand.into_iter().flat_map(clap::Command::get_arguments).chain(command.get_arguments());
     if error.kind() == ErrorKind::InvalidUtf8 {
@@ -225,7 +242,8 @@ mod tests {
     #[test]
     fn every_setting_has_an_environment_variable_and_a_help_text() {
         let command = Cli::command();
-        for subcommand in command.get_subcommands() {
+        let nested = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+        for subcommand in command.get_subcommands().chain(nested) {
             for argument in subcommand.get_arguments().filter(|argument| argument.get_long().is_some()) {
                 let name = argument.get_long().unwrap_or_default();
                 assert!(argument.get_help().is_some(), "--{name} has no help");
@@ -272,6 +290,11 @@ mod tests {
             &format!("topics {kafka}"),
             &format!("produce {kafka} --file=a"),
             "receive",
+            &format!("doctor {kafka} {redis}"),
+            &format!("inspect {kafka} {redis} --json"),
+            &format!("dead-letters list {kafka} --reason=invalid_json --since=2026-01-31T08:00:00Z"),
+            &format!("dead-letters show {kafka} 3/17"),
+            &format!("dead-letters redrive {kafka} 3/17 message-events/0/1041 --dry-run"),
         ] {
             let read = parse_line(&format!("bundlehook {line}"));
             assert!(read.is_ok(), "{line}: {read:?}");

@@ -8,7 +8,12 @@ use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use crate::model::{address::AllowedAddress, retry::RetrySchedule};
+use super::inspection::LetterPlace;
+use crate::model::{
+    address::AllowedAddress,
+    retry::RetrySchedule,
+    time::{Millis, parse_timestamp},
+};
 
 /// A span of time such as `10s` or `1h 30m`; not zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -141,6 +146,23 @@ pub fn topic_prefix(text: &str) -> Result<String, String> {
     }
 }
 
+/// A point in time.
+pub fn instant(text: &str) -> Result<Millis, String> {
+    let parsed = parse_timestamp(text).map(Millis::from);
+    parsed.map_err(|_| "expected a time such as `2026-01-31T08:00:00Z`".to_owned())
+}
+
+/// The place of a dead letter, `partition/offset`, or of its source, `topic/partition/offset`.
+pub fn letter_place(text: &str) -> Result<LetterPlace, String> {
+    let mut fields = text.rsplitn(3, '/');
+    let mut place = || {
+        let offset = fields.next()?.parse().ok().filter(|offset| *offset >= 0)?;
+        let partition = fields.next()?.parse().ok().filter(|partition| *partition >= 0)?;
+        Some(LetterPlace { source: fields.next().map(str::to_owned), partition, offset })
+    };
+    place().ok_or_else(|| "expected a place such as `3/17` or `message-events/0/1041`".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +180,9 @@ mod tests {
         assert_eq!(switch("true"), Ok(true));
         assert!(socket_addr("[::1]:0").is_ok());
         assert!(log_filter("info,bundlehook=debug").is_ok());
+        assert_eq!(instant("1970-01-01T00:00:01Z"), Ok(Millis(1_000)));
+        assert_eq!(letter_place("3/17"), Ok(LetterPlace { source: None, partition: 3, offset: 17 }));
+        assert_eq!(letter_place("a/3/17").map(|place| place.source), Ok(Some("a".to_owned())));
     }
 
     #[test]
@@ -187,6 +212,9 @@ mod tests {
             switch("1").map(drop),
             socket_addr("localhost:1").map(drop),
             log_filter("bundlehook=loud").map(drop),
+            instant("yesterday").map(drop),
+            letter_place("17").map(drop),
+            letter_place("-1/17").map(drop),
         ] {
             assert!(error.unwrap_err().starts_with("expected "));
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
 };
 
 use crate::{
@@ -55,6 +56,10 @@ pub struct MessageAppend {
     pub chat: usize,
     /// Its frame.
     pub frame: Vec<u8>,
+    /// Its arrival.
+    pub arrived: Millis,
+    /// Who wants it.
+    pub webhooks: Arc<[WebhookId]>,
 }
 
 /// A message that is sent at once, unless it is a repeat.
@@ -68,6 +73,19 @@ pub struct AtOnce {
     pub repeat_key: String,
     /// One bundle a webhook, in the order of their ids.
     pub bundles: Vec<BundleRecord>,
+}
+
+/// A message that does not count for the webhooks that would have got it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Offset in the source.
+    pub offset: i64,
+    /// Its arrival.
+    pub arrived: Millis,
+    /// Why.
+    pub reason: Skip,
+    /// Those that wanted the messages of its workspace at its arrival.
+    pub webhooks: Vec<WebhookId>,
 }
 
 /// A record that can't be processed.
@@ -90,6 +108,8 @@ pub struct Plan {
     pub dead_letters: Vec<DeadLetter>,
     /// How many messages do not count, by reason.
     pub skips: HashMap<Skip, u64>,
+    /// Those of them that some webhook would have got; repeats are known only later.
+    pub skipped: Vec<Skipped>,
     /// How many messages count.
     pub accepted: u64,
 }
@@ -114,14 +134,27 @@ impl Planner<'_> {
         for record in records {
             match decode(record.value) {
                 Err(poison) => plan.dead_letters.push(DeadLetter { offset: record.offset, poison }),
-                Ok(Decoded::Skip(skip)) => *plan.skips.entry(skip).or_default() += 1,
+                Ok(Decoded::Skip(skip, workspace)) => {
+                    self.skip(&mut plan, &record, skip, workspace.as_deref());
+                }
                 Ok(Decoded::Event(event)) => match self.place(&mut plan, &record, &event) {
                     Ok(()) => plan.accepted += 1,
-                    Err(skip) => *plan.skips.entry(skip).or_default() += 1,
+                    Err(skip) => self.skip(&mut plan, &record, skip, Some(&event.workspace_id)),
                 },
             }
         }
         plan
+    }
+
+    /// Counts a skip, also for each webhook that would have got the message.
+    fn skip(&self, plan: &mut Plan, record: &SourceRecord<'_>, reason: Skip, workspace: Option<&str>) {
+        *plan.skips.entry(reason).or_default() += 1;
+        let Some(workspace) = workspace else { return };
+        let wants = |id: &&WebhookId| self.directory.wanted(id, workspace, record.arrived).is_some();
+        let webhooks: Vec<_> = self.directory.webhooks_of(workspace).filter(wants).cloned().collect();
+        if !webhooks.is_empty() {
+            plan.skipped.push(Skipped { offset: record.offset, arrived: record.arrived, reason, webhooks });
+        }
     }
 
     fn place(&self, plan: &mut Plan, record: &SourceRecord<'_>, event: &Event<'_>) -> Result<(), Skip> {
@@ -144,7 +177,7 @@ impl Planner<'_> {
                 workspace: event.workspace_id.to_string(),
                 chat: event.chat.chat_id.to_string(),
             };
-            append(plan.windows.entry(key).or_default(), record, event, &object);
+            append(plan.windows.entry(key).or_default(), record, event, &object, webhooks.into());
         }
         Ok(())
     }
@@ -199,7 +232,13 @@ impl Planner<'_> {
     }
 }
 
-fn append(window: &mut WindowAppend, record: &SourceRecord<'_>, event: &Event<'_>, object: &str) {
+fn append(
+    window: &mut WindowAppend,
+    record: &SourceRecord<'_>,
+    event: &Event<'_>,
+    object: &str,
+    webhooks: Arc<[WebhookId]>,
+) {
     let details = encode(&Frame::ChatV1(ChatDetails::of(event)));
     let mut hasher = DefaultHasher::new();
     details.hash(&mut hasher);
@@ -215,5 +254,7 @@ fn append(window: &mut WindowAppend, record: &SourceRecord<'_>, event: &Event<'_
         size: object.len(),
         chat,
         frame: encode(&Frame::MessageV1(LoggedMessage::new(event, object, record.offset, record.arrived))),
+        arrived: record.arrived,
+        webhooks,
     });
 }

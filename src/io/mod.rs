@@ -1,5 +1,6 @@
 //! The only code that touches the network, the disk or the clock.
 
+pub mod attempt_log;
 pub mod clock;
 pub mod http;
 pub mod kafka;

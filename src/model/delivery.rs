@@ -65,6 +65,12 @@ impl Outcome {
         }
     }
 
+    /// True if it is a success.
+    #[must_use]
+    pub fn is_delivered(self) -> bool {
+        self == Self::Delivered
+    }
+
     /// Classifies a status by the webhook's success rule.
     #[must_use]
     pub fn of_status(status: StatusCode, rule: SuccessRule) -> Self {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::time::body_timestamp;
 
@@ -93,7 +93,8 @@ pub enum Direction {
 }
 
 /// Why a message does not count. Each skip is counted by its reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Skip {
     /// It has attachments.
     Attachments,
@@ -131,6 +132,12 @@ impl Skip {
             Self::UnknownWorkspace => "unknown_workspace",
             Self::NoEnabledWebhook => "no_enabled_webhook",
         }
+    }
+
+    /// The reason of a label.
+    #[must_use]
+    pub fn parse(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|skip| skip.as_str() == label)
     }
 }
 

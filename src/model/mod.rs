@@ -12,6 +12,7 @@ pub mod parked;
 pub mod position;
 pub mod ramp;
 pub mod retry;
+pub mod statistics;
 pub mod time;
 pub mod webhook;
 pub mod window;

@@ -20,7 +20,7 @@ pub struct Ramp {
     allowed: usize,
     /// Successes since it was changed last.
     round: usize,
-    /// The shortest time to an answer; rises by a hundredth with each, so that an old one does not count for ever.
+    /// The shortest time to an answer; rises by a thousandth with each, so that an old one does not count for ever.
     best: Option<Duration>,
 }
 
@@ -45,7 +45,7 @@ impl Ramp {
 
     /// A request succeeded after so long; `full` says that all places were taken then.
     pub fn succeeded(&mut self, took: Duration, full: bool) {
-        let best = self.best.map_or(took, |best| took.min(best + best / 100));
+        let best = self.best.map_or(took, |best| took.min(best + best / 1_000));
         self.best = Some(best);
         if self.allowed < self.usual {
             self.allowed = (self.allowed * 2).min(self.usual);

@@ -92,6 +92,8 @@ metrics! {
     apply_delay: Histogram = "apply_delay_seconds" LONG_SECONDS;
     /// Records that are in Kafka but not applied yet, over the partitions of this process.
     lag_records: IntGaugeVec = "lag_records" &["role", "partition"];
+    /// Records that are still to be read again until lost windows are rebuilt.
+    rebuild_remaining: IntGaugeVec = "rebuild_remaining_records" &["partition"];
     /// Unix time of the last progress of a partition, in seconds.
     last_progress: IntGaugeVec = "last_progress_timestamp_seconds" &["role", "partition"];
     /// Partitions that this process owns.

@@ -53,6 +53,7 @@ fn topics() -> Vec<(String, i32)> {
     let topics = Topics::new(&TopicSettings { prefix: String::new() });
     let wide = [
         topics.message_events,
+        topics.message_skips,
         topics.bundles,
         topics.waiting_deliveries,
         topics.delivery_attempts,

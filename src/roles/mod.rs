@@ -1,8 +1,10 @@
 //! Composition: each role connects the steps of `flow` to Kafka, Redis and HTTP.
 
 pub mod aggregate;
+mod checks;
 pub mod deliver;
 pub mod dev;
+pub mod follow;
 pub mod process;
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -101,8 +103,11 @@ impl Roles {
             intakes.push(("aggregate", intake));
         }
         if let Some(settings) = self.deliver {
-            intakes
-                .push(("deliver", deliver::start(&process, settings, self.from, requests.handle(), &stop)?));
+            let intake = tokio::select! {
+                intake = deliver::start(&process, settings, self.from, requests.handle(), &stop) => intake?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            intakes.push(("deliver", intake));
         }
         for (name, intake) in &intakes {
             process.probes.watch_loop(name, intake.turns.clone());

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use super::say;
+use super::{say, table::table};
 use crate::{
     config::{KafkaSettings, TopicsSettings},
     io::kafka::{
@@ -74,30 +74,5 @@ fn summary(findings: &[Finding]) -> String {
         (_, 0) => topics,
         (0, _) => settings,
         _ => format!("{topics}, {settings}"),
-    }
-}
-
-/// Rows with their columns aligned.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_aligned() {
-        let rows = [vec!["a", "bb", "c"], vec!["aaa", "b", "c"]];
-        let rows = rows.map(|row| row.into_iter().map(str::to_owned).collect());
-        assert_eq!(table(&rows), "a    bb  c\naaa  b   c");
     }
 }

@@ -21,8 +21,8 @@ use crate::model::{
 pub enum Decoded<'a> {
     /// A message that counts, as far as the record alone can tell.
     Event(Box<Event<'a>>),
-    /// One that does not, whatever else is in it.
-    Skip(Skip),
+    /// One that does not, whatever else is in it; and its workspace, if it names one.
+    Skip(Skip, Option<Cow<'a, str>>),
 }
 
 /// Reads one record. A skip is decided before anything else is asked of the message (spec, "Which messages count").
@@ -40,7 +40,7 @@ pub fn decode(value: Option<&[u8]>) -> Result<Decoded<'_>, Poison> {
         Err(_) => return explain(text),
     };
     if let Some(skip) = raw.message.as_ref().and_then(|message| message.0.skip()) {
-        return Ok(Decoded::Skip(skip));
+        return Ok(Decoded::Skip(skip, raw.workspace_id.map(|id| id.0)));
     }
     raw.into_event().map(|event| Decoded::Event(Box::new(event)))
 }
@@ -49,7 +49,8 @@ pub fn decode(value: Option<&[u8]>) -> Result<Decoded<'_>, Poison> {
 fn explain(text: &str) -> Result<Decoded<'_>, Poison> {
     let only_skip: Result<Object<OnlySkip<'_>>, _> = serde_json::from_str(text);
     if let Some(skip) = only_skip.ok().and_then(|only| only.0.message.0.skip()) {
-        return Ok(Decoded::Skip(skip));
+        let of: Option<Object<OnlyWorkspace<'_>>> = serde_json::from_str(text).ok();
+        return Ok(Decoded::Skip(skip, of.map(|of| of.0.workspace_id.0)));
     }
     let event: RawEvent<'_> = read_object(text)?;
     event.into_event().map(|event| Decoded::Event(Box::new(event)))
@@ -59,6 +60,12 @@ fn explain(text: &str) -> Result<Decoded<'_>, Poison> {
 struct OnlySkip<'a> {
     #[serde(borrow)]
     message: Object<SkipFields<'a>>,
+}
+
+#[derive(Deserialize)]
+struct OnlyWorkspace<'a> {
+    #[serde(borrow)]
+    workspace_id: Text<'a>,
 }
 
 #[derive(Deserialize)]
@@ -293,7 +300,7 @@ mod tests {
             .lines()
             .map(|line| match decode(Some(line.as_bytes())).unwrap() {
                 Decoded::Event(event) => event.message.message_id.into_owned(),
-                Decoded::Skip(skip) => skip.as_str().to_owned(),
+                Decoded::Skip(skip, _) => skip.as_str().to_owned(),
             })
             .collect();
         assert_eq!(fates, ["m-0001", "m-0002", "attachments", "m-0004", "m-0005"]);
@@ -354,7 +361,7 @@ mod tests {
             json!({"message": {"attachments": [{}], "text": 5}}),
         ];
         for event in skipped {
-            assert!(matches!(decode(Some(event.to_string().as_bytes())), Ok(Decoded::Skip(_))), "{event}");
+            assert!(matches!(decode(Some(event.to_string().as_bytes())), Ok(Decoded::Skip(..))), "{event}");
         }
         assert!(decode(Some(b"{}")).is_err(), "no message at all");
         assert!(decode(Some(br#"{"message": {"text": 5}}"#)).is_err(), "a text of the wrong type");

@@ -29,6 +29,9 @@ pub struct AggregateMetadata {
     pub none: i64,
     /// All parts sealed by lower offsets are acknowledged.
     pub parts: i64,
+    /// All skips of lower offsets are in `message-skips`; none in the metadata of an earlier release.
+    #[serde(default)]
+    pub skips: Option<i64>,
     /// All closings up to this window are acknowledged.
     pub closings: Option<ClosedWindow>,
     /// Which boundary was closed before which offset.
@@ -42,7 +45,8 @@ impl AggregateMetadata {
     #[must_use]
     pub fn new(topic: String, token: Uuid, offset: i64, rules: WindowRules) -> Self {
         let boundaries = BoundaryTable::default();
-        Self { v: VERSION, topic, token, none: offset, parts: offset, closings: None, boundaries, rules }
+        let (none, parts, skips) = (offset, offset, Some(offset));
+        Self { v: VERSION, topic, token, none, parts, skips, closings: None, boundaries, rules }
     }
 }
 
@@ -60,6 +64,12 @@ impl BoundaryTable {
             Some(last) if last.1 == offset => last.0 = boundary,
             _ => self.0.push((boundary, offset)),
         }
+    }
+
+    /// Each boundary with the offset before which it was closed.
+    #[must_use]
+    pub fn entries(&self) -> &[(Millis, i64)] {
+        &self.0
     }
 
     /// The last boundary closed before the record at an offset is applied.

@@ -380,3 +380,44 @@ async fn windows_that_somebody_else_wrote_are_rebuilt_and_what_was_there_is_dele
     system.wait_done().await;
     assert_eq!(sorted_ids(&receiver.requests()), numbered(2));
 }
+
+/// The windows of a long backlog are rebuilt while what is sent at once goes on.
+#[tokio::test]
+async fn what_is_sent_at_once_does_not_wait_for_a_rebuild() {
+    const BACKLOG: usize = 20_000;
+    let receiver = receiver(ok());
+    let webhooks = [
+        webhook("windowed", "ws", &receiver.url("/24h"), json!({"granularity": "24h"})),
+        webhook("at-once", "ws-at-once", &receiver.url("/none"), json!({})),
+    ];
+    let Some(mut system) = system(3_600_000).start(&webhooks).await else { return };
+    let events: Vec<_> = (0..BACKLOG).map(|n| event("ws", &format!("c{}", n % 50), &n.to_string())).collect();
+    system.publish(&events).await;
+    system.aggregate.wait_sum("bundlehook_events_accepted_total", BACKLOG as f64).await;
+    system.publish(&[event("ws-at-once", "c", "before")]).await;
+    receiver.wait_for(|requests| requests.len() == 1, "the message before").await;
+    system.wait_delivered().await;
+
+    kill_and_forget(&mut system).await;
+    system.publish(&[event("ws-at-once", "c", "during")]).await;
+    receiver.wait_for(|requests| requests.len() == 2, "the message during the rebuild").await;
+    let read = system.aggregate.sum("bundlehook_events_read_total").await;
+    assert!(read < BACKLOG as f64, "the rebuild was over: {read} records were read");
+
+    system.publish(&[event("ws-at-once", "c", "during too")]).await;
+    system.aggregate.wait_sum("bundlehook_events_read_total", (BACKLOG + 3) as f64).await;
+    system.publish(&[event("ws-at-once", "c", "after")]).await;
+    receiver.wait_for(|requests| requests.len() == 4, "the messages after it").await;
+    let ids: Vec<_> = receiver.requests().iter().flat_map(message_ids).collect();
+    assert_eq!(ids, ["before", "during", "during too", "after"]);
+    let bundles = system.records("bundles").await;
+    assert_eq!(bundles.len(), 4, "nothing was published twice");
+}
+
+/// Kills aggregate, empties Redis, and starts aggregate again.
+async fn kill_and_forget(system: &mut System) {
+    system.aggregate.process.sigkill();
+    system.aggregate.process.wait_exit(LIMIT).await;
+    system.redis.flushall().await;
+    system.restart("aggregate").await;
+}

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bundlehook::io::clock;
+use bundlehook::io::{attempt_log::LoggedAttempt, clock};
+use bundlehook::model::ids::WebhookId;
 use serde_json::json;
 
 use crate::support::{
-    Answer, Behaviour, Outgoing, Request, Tenant, answer, event, hang, message_ids, ok, produce, receiver,
-    refuse, status, system, tenant, webhook,
+    Answer, Behaviour, LIMIT, Outgoing, Request, Tenant, answer, event, hang, message_ids, ok, produce,
+    receiver, refuse, status, system, tenant, wait_until, webhook,
 };
 
 const SECRETS: [&str; 2] =
@@ -214,13 +215,17 @@ async fn every_attempt_is_in_the_topic_of_attempts_and_in_the_log_of_the_webhook
     assert_eq!(attempts[1]["failures"], 0);
     let answered = attempts[1]["response"]["headers"].as_array().expect("headers are a list");
     assert!(answered.contains(&json!(["x-request", "7"])));
-    let id = tenant.webhook_id("none");
-    crate::support::wait_until("the log to hold both", crate::support::LIMIT, async || {
-        tenant.system.log(&id).await.len() == 2
+    let id = WebhookId::parse(&tenant.webhook_id("none")).expect("it is an id");
+    let log = tenant.system.attempt_log().await;
+    let mut logged = Vec::new();
+    wait_until("the log to hold both", LIMIT, async || {
+        logged = log.recent_in_full(&id, 10).await.expect("it can be read");
+        logged.len() == 2
     })
     .await;
+    let record = |attempt: &LoggedAttempt| json!(attempt.record.as_ref().expect("the topic holds it"));
     let newest_first: Vec<_> = attempts.into_iter().rev().collect();
-    assert_eq!(tenant.system.log(&id).await, newest_first);
+    assert_eq!(logged.iter().map(record).collect::<Vec<_>>(), newest_first);
 }
 
 #[tokio::test]

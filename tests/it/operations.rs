@@ -20,7 +20,7 @@ async fn a_process_without_its_brokers_is_alive_but_not_ready() {
 
     assert_eq!(waiting.get("/livez").await.expect("it answers"), (200, "ok\n".to_owned()));
     let (status, said) = waiting.get("/readyz").await.expect("it answers");
-    assert_eq!((status, &*said), (503, "the settings have not been read yet\n"));
+    assert_eq!((status, &*said), (503, "the log of settings has not been read yet\n"));
     assert_eq!(waiting.get("/elsewhere").await.expect("it answers").0, 404);
     waiting.sigterm();
     assert!(waiting.wait_exit(LIMIT).await.success());

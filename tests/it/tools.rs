@@ -11,11 +11,12 @@ use crate::support::{self, Finished, Kafka, LIMIT, Launch, Record};
 const EVENTS: &str = include_str!("../examples/events.jsonl");
 
 /// All topics, without prefix.
-const TOPICS: [&str; 10] = [
+const TOPICS: [&str; 11] = [
     "message-events",
     "webhook-settings",
     "webhook-states",
     "webhook-health",
+    "message-skips",
     "bundles",
     "waiting-deliveries",
     "delivery-attempts",
@@ -62,7 +63,14 @@ async fn topics_are_created_and_then_all_is_well() {
 
     let created = topics(kafka, &prefix, &["--partitions", "3"]).await;
     assert_ended(&created, 0);
-    let several = ["message-events", "bundles", "waiting-deliveries", "delivery-attempts", "dead-letters"];
+    let several = [
+        "message-events",
+        "message-skips",
+        "bundles",
+        "waiting-deliveries",
+        "delivery-attempts",
+        "dead-letters",
+    ];
     let expected = |state: &str| {
         let row = |topic: &str| {
             let partitions = if several.contains(&topic) { "3" } else { "1" };
@@ -92,7 +100,7 @@ async fn a_check_creates_nothing() {
                 .all(|(_, partitions, state)| (&**partitions, &**state) == ("-", "missing"))
         );
         assert!(checked.stdout.contains("\n  bundlehook topics\n"), "{}", checked.stdout);
-        assert!(checked.stderr.contains("10 topics are missing"), "{}", checked.stderr);
+        assert!(checked.stderr.contains("11 topics are missing"), "{}", checked.stderr);
     }
 }
 

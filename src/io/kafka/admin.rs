@@ -14,11 +14,15 @@ use rdkafka::{
     },
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
+    metadata::{Metadata, MetadataPartition},
     producer::{BaseProducer, DeliveryResult, Producer, ProducerContext},
 };
 use tracing::debug;
 
-use super::client_config;
+use super::{
+    client_config,
+    topic_id::{TopicIdError, topic_id},
+};
 use crate::config::KafkaSettings;
 
 /// Longest wait for an answer of the brokers.
@@ -109,6 +113,44 @@ impl ProducerContext for Heard {
 /// How long to read what librdkafka has said meanwhile.
 const LISTEN: Duration = Duration::from_millis(100);
 
+/// The brokers and topics of a cluster, as one of the brokers sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cluster {
+    /// `host:port` of each broker that is up.
+    pub brokers: Vec<String>,
+    /// The partitions of each topic, by number.
+    pub topics: BTreeMap<String, Vec<Replicas>>,
+}
+
+/// Where a partition is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas {
+    /// A broker leads it: it can be read and written.
+    pub led: bool,
+    /// How many replicas it has.
+    pub count: usize,
+    /// How many of them are in sync.
+    pub in_sync: usize,
+}
+
+impl Cluster {
+    fn new(metadata: &Metadata) -> Self {
+        let replicas = |partition: &MetadataPartition| Replicas {
+            led: partition.leader() >= 0,
+            count: partition.replicas().len(),
+            in_sync: partition.isr().len(),
+        };
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        let brokers = metadata.brokers().iter();
+        Self {
+            brokers: brokers.map(|broker| format!("{}:{}", broker.host(), broker.port())).collect(),
+            topics: topics
+                .map(|topic| (topic.name().to_owned(), topic.partitions().iter().map(replicas).collect()))
+                .collect(),
+        }
+    }
+}
+
 /// A topic to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopicRequest {
@@ -150,6 +192,15 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Unreachable`] if no broker answers.
     pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, AdminError> {
+        let topics = self.cluster().await?.topics;
+        Ok(topics.into_iter().map(|(topic, partitions)| (topic, partitions.len() as i32)).collect())
+    }
+
+    /// The brokers, and the topics that this user may see.
+    ///
+    /// # Errors
+    /// [`AdminError::Unreachable`] if no broker answers.
+    pub async fn cluster(&self) -> Result<Cluster, AdminError> {
         let asker = self.asker.clone();
         // Asked for all topics: asking for one by name may create it.
         let answer = tokio::task::spawn_blocking(move || {
@@ -157,12 +208,20 @@ impl Admin {
             if metadata.is_err() {
                 asker.poll(LISTEN);
             }
-            let metadata = metadata?;
-
-            let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-            Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
+            metadata.map(|metadata| Cluster::new(&metadata))
         });
         answer.await.unwrap_or(Err(KafkaError::Canceled)).map_err(|error| self.unreachable(&error))
+    }
+
+    /// Kafka's id of a topic.
+    ///
+    /// # Errors
+    /// [`TopicIdError`] if the topic is unknown or no broker answers in time.
+    pub async fn topic_id(&self, topic: &str) -> Result<String, TopicIdError> {
+        let (asker, name) = (self.asker.clone(), topic.to_owned());
+        let answer = tokio::task::spawn_blocking(move || topic_id(asker.client(), &name, ANSWER)).await;
+        let failed = |problem: String| TopicIdError::Failed { topic: topic.to_owned(), problem };
+        answer.unwrap_or_else(|error| Err(failed(error.to_string())))
     }
 
     /// The settings of topics that exist, by topic and name.

@@ -14,7 +14,11 @@ use crate::config::{KafkaSettings, TopicSettings};
 #[must_use]
 pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &settings.brokers).set("client.id", "bundlehook");
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("client.id", "bundlehook")
+        // Partitions that a topic gets later are read within half a minute, not within five.
+        .set("topic.metadata.refresh.interval.ms", "30000");
     with_properties(&mut config, settings);
     config
 }
@@ -53,6 +57,7 @@ pub struct Topics {
     pub webhook_settings: String,
     pub webhook_states: String,
     pub webhook_health: String,
+    pub message_skips: String,
     pub bundles: String,
     pub waiting_deliveries: String,
     pub delivery_attempts: String,
@@ -72,6 +77,7 @@ impl Topics {
             webhook_settings: name("webhook-settings"),
             webhook_states: name("webhook-states"),
             webhook_health: name("webhook-health"),
+            message_skips: name("message-skips"),
             bundles: name("bundles"),
             waiting_deliveries: name("waiting-deliveries"),
             delivery_attempts: name("delivery-attempts"),

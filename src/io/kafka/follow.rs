@@ -140,7 +140,7 @@ impl Followed {
         Self { topic, consumer, positions: Ends::new(), at_end: HashSet::new(), asked: Default::default() }
     }
 
-    /// Assigns every partition from its beginning.
+    /// Assigns every partition that is not assigned yet, from its beginning.
     fn assign(&self) -> Result<(), KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), REQUEST_WAIT)?;
         let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
@@ -150,14 +150,15 @@ impl Followed {
             return Err(KafkaError::Subscription(problem));
         }
         let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
+        for partition in self.consumer.assignment()?.count()..partitions {
             list.add_partition_offset(&self.topic, partition as i32, Offset::Beginning)?;
         }
-        self.consumer.assign(&list)
+        if list.count() > 0 { self.consumer.incremental_assign(&list) } else { Ok(()) }
     }
 
-    /// Asks for the end offsets of all partitions.
+    /// Asks for the end offsets of all partitions, also of those that the topic got since.
     fn ask(&mut self) -> Result<(), KafkaError> {
+        self.assign()?;
         let mut ends = Ends::new();
         for element in self.consumer.assignment()?.elements() {
             let (_, end) = self.consumer.fetch_watermarks(&self.topic, element.partition(), REQUEST_WAIT)?;

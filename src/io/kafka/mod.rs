@@ -2,10 +2,12 @@
 
 pub mod admin;
 pub mod client;
+pub mod cursor;
 pub mod embedded;
 pub mod follow;
 pub mod health_log;
 pub mod intake;
+pub mod onlooker;
 pub mod publisher;
 pub mod reader;
 pub mod replay;

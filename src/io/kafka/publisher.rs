@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -23,6 +23,9 @@ use tracing::{debug, error};
 
 use super::client::{log_error, with_properties};
 use crate::{config::KafkaSettings, io::clock, model::time::Millis};
+
+/// A partition that is not known after so long does not exist.
+const NEW_PARTITION_WITHIN: Duration = Duration::from_secs(10);
 
 /// Records whose acknowledgements are waited for together.
 #[derive(Debug, Clone, Default)]
@@ -172,15 +175,33 @@ impl Publisher {
     /// If the record can never be published, which is fatal for the process.
     pub async fn publish(&self, record: &Outgoing<'_>, group: &AckGroup) -> Result<(), KafkaError> {
         group.0.pending.fetch_add(1, Ordering::AcqRel);
+        let began = Instant::now();
         loop {
             match self.producer.send(base_record(record, group)) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
+                // The topic may have got more partitions since the brokers were last asked.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), _))
+                    if began.elapsed() < NEW_PARTITION_WITHIN =>
+                {
+                    self.ask_for_partitions(record.topic).await;
+                }
                 Err((error, _)) => return Err(error),
             }
         }
+    }
+
+    /// Has the producer learn which partitions a topic has by now.
+    async fn ask_for_partitions(&self, topic: &str) {
+        let (producer, topic) = (self.producer.clone(), topic.to_owned());
+        let ask = move || producer.client().fetch_metadata(Some(&topic), NEW_PARTITION_WITHIN).map(drop);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(ask).await {
+            debug!(%error, "the partitions of a topic are not known");
+        }
+        // Brokers learn of a new partition one after the other.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
     /// Publishes one record, waits until it is acknowledged, and returns its offset.

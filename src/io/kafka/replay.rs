@@ -13,7 +13,7 @@ use rdkafka::{
 };
 
 use super::client::{LoggingContext, with_properties};
-use crate::config::KafkaSettings;
+use crate::{config::KafkaSettings, model::time::Millis};
 
 /// Longest wait for a broker's answer.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
@@ -24,6 +24,8 @@ const STALLED: Duration = Duration::from_mins(1);
 #[derive(Clone, Copy)]
 pub struct Replayed<'a> {
     pub offset: i64,
+    /// Its timestamp.
+    pub at: Millis,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     message: &'a BorrowedMessage<'a>,
@@ -88,7 +90,8 @@ fn read(
                 progress = Instant::now();
                 if message.offset() < end {
                     let (key, value) = (message.key(), message.payload());
-                    let replayed = Replayed { offset: message.offset(), key, value, message: &message };
+                    let at = Millis(message.timestamp().to_millis().unwrap_or_default());
+                    let replayed = Replayed { offset: message.offset(), at, key, value, message: &message };
                     if take(&replayed).is_break() {
                         return Ok(end);
                     }

@@ -131,7 +131,7 @@ impl Reader {
             }
             return;
         };
-        match settings::decode(value).and_then(|webhook| keyed(webhook, message.key())) {
+        match usable(message.key(), value) {
             Ok(webhook) => {
                 debug!(webhook = %webhook.webhook_id, offset = place.offset, "settings read");
                 directory.change(place, &webhook.webhook_id.clone(), Some(webhook));
@@ -166,6 +166,14 @@ impl Reader {
             Err(poison) => warn!(offset = message.offset(), %poison, "a state that can't be read"),
         }
     }
+}
+
+/// The settings of a record of `webhook-settings`.
+///
+/// # Errors
+/// [`Poison`] if they can't be used.
+pub fn usable(key: Option<&[u8]>, value: &[u8]) -> Result<Webhook, Poison> {
+    settings::decode(value).and_then(|webhook| keyed(webhook, key))
 }
 
 /// Settings whose key is another webhook's would not be compacted with their own.

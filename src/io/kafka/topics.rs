@@ -61,10 +61,24 @@ pub enum Fault {
         has: Option<String>,
         /// What it must be.
         demand: Demand,
+        /// Messages would be lost, or their windows decided wrongly.
+        vital: bool,
     },
 }
 
 impl Fault {
+    /// True if no role that uses the topic may begin with it.
+    #[must_use]
+    pub fn is_vital(&self) -> bool {
+        match self {
+            // It may still be created.
+            Self::Missing => false,
+            // A bundle stands in the partition that has its source partition's number.
+            Self::Partitions { .. } => true,
+            Self::Setting { vital, .. } => *vital,
+        }
+    }
+
     /// What differs, what it is, and what it should be, as three columns.
     #[must_use]
     pub fn columns(&self) -> [String; 3] {
@@ -73,7 +87,7 @@ impl Fault {
             Self::Partitions { has, at_least } => {
                 ["partitions".to_owned(), has.to_string(), format!("at least {at_least}")]
             }
-            Self::Setting { name, has, demand } => {
+            Self::Setting { name, has, demand, .. } => {
                 let has = has
                     .as_ref()
                     .map_or_else(|| "unknown to the broker".to_owned(), |has| rules::readable(name, has));

@@ -1,11 +1,12 @@
 //! Redis: a fast view of what Kafka holds. Each method of a store is one atomic operation.
 
 pub mod connection;
+pub mod facts;
 pub mod health;
-pub mod log;
 pub mod queue;
 pub mod server;
 pub mod turns;
+pub mod views;
 pub mod windows;
 
 pub use connection::{Redis, StoreError};

@@ -4,7 +4,7 @@
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{Aggregate, Trouble, partition::Partition};
+use super::{Aggregate, Trouble, partition::Partition, skips::published_to};
 use crate::{
     config::StartFrom,
     io::{
@@ -64,7 +64,10 @@ pub(super) async fn claim<'a>(
             safe
         }
     };
-    let start = applied.min(metadata.none);
+    let skips = published_to(role, feed, &metadata.topic).await?.max(metadata.skips);
+    let skips = skips.unwrap_or(metadata.none);
+    metadata.skips = Some(skips);
+    let start = applied.min(metadata.none).min(skips);
     info!(
         partition,
         safe,
@@ -130,6 +133,7 @@ async fn starting_point(
         let mut metadata = metadata;
         metadata.none = metadata.none.max(low);
         metadata.parts = metadata.parts.max(low);
+        metadata.skips = metadata.skips.max(Some(low));
         return Ok((low, metadata, None));
     }
     let former = metadata.token;

@@ -1,10 +1,11 @@
 //! The role `aggregate`: `message-events` to windows in Redis to `bundles`.
 
-mod checks;
+mod ahead;
 mod claim;
 mod closing;
 mod partition;
 mod progress;
+mod skips;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::claim::claim;
-use super::process::Process;
+use super::{checks, process::Process};
 use crate::{
     config::{StartFrom, WindowSettings},
     io::{
@@ -59,7 +60,8 @@ pub async fn start(
     }
     let topic_id = source_id(process).await?;
     if !process.embedded {
-        checks::topics(process).await?;
+        let topics = &process.topics;
+        checks::topics(process, &[&topics.message_events, &topics.bundles]).await?;
     }
     let options = IntakeOptions {
         topic: process.topics.message_events.clone(),

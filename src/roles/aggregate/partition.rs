@@ -9,11 +9,13 @@ use std::{
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Aggregate, Trouble,
+    ahead::Ahead,
     progress::{Progress, safe_offset},
+    skips::Skips,
 };
 use crate::{
     flow::event_to_window::{Plan, Planner, SourceRecord},
@@ -61,6 +63,8 @@ pub(super) struct Partition<'a> {
     pub(super) source: Source,
     pub(super) metadata: AggregateMetadata,
     pub(super) progress: Progress,
+    /// Messages that did not count.
+    skips: Skips,
     /// Boundaries at which windows are open, with the first offset of the oldest.
     pub(super) open: BTreeMap<Millis, i64>,
     /// Boundaries that are closed but whose windows are not all published.
@@ -69,6 +73,10 @@ pub(super) struct Partition<'a> {
     pub(super) rank: usize,
     /// There may be sealed parts that are not listed yet.
     pub(super) parts_sealed: bool,
+    /// Goes on with what is sent at once during a rebuild.
+    pub(super) ahead: Option<Ahead>,
+    /// The stretch that is being rebuilt: its end, when it began, and where.
+    rebuild: Option<Rebuild>,
     /// Wakes the loop when acknowledgements come.
     pub(super) wake: Arc<Notify>,
     /// Everything below is applied in Redis.
@@ -85,6 +93,28 @@ pub(super) struct Partition<'a> {
     seen_end: Option<i64>,
 }
 
+/// Records that are read again to rebuild windows.
+struct Rebuild {
+    from: i64,
+    to: i64,
+    began: Instant,
+}
+
+impl Rebuild {
+    fn begin(from: i64, to: i64) -> Option<Self> {
+        (from < to).then(|| Self { from, to, began: Instant::now() })
+    }
+
+    /// Says how far it is. Returns how many records are left.
+    fn report(&self, partition: &str, position: i64) -> i64 {
+        let (done, left) = (position - self.from, (self.to - position).max(0));
+        let rate = done as f64 / self.began.elapsed().as_secs_f64();
+        let seconds_left = (left as f64 / rate.max(1.0)).ceil();
+        info!(partition, done, left, rate = rate.round(), seconds_left, "rebuilding windows");
+        left
+    }
+}
+
 impl<'a> Partition<'a> {
     pub(super) async fn new(
         role: &'a Aggregate,
@@ -94,7 +124,9 @@ impl<'a> Partition<'a> {
         applied: i64,
         start: i64,
     ) -> Result<Self, Trouble> {
+        let skips = Skips::new(&role.process, &source, metadata.skips.unwrap_or(start));
         let open = store.open_boundaries().await?;
+        let (source_partition, none_done) = (source.partition, metadata.none);
         let last_closed = metadata.boundaries.closed_before(applied);
         let pending = open.keys().copied().filter(|boundary| Some(*boundary) <= last_closed).collect();
         Ok(Self {
@@ -103,10 +135,13 @@ impl<'a> Partition<'a> {
             source,
             metadata,
             progress: Progress::default(),
+            skips,
             open,
             pending,
             rank: 0,
             parts_sealed: true,
+            ahead: Ahead::begin(role, source_partition, start, none_done),
+            rebuild: Rebuild::begin(start, none_done),
             wake: Arc::new(Notify::new()),
             applied,
             position: start,
@@ -143,6 +178,7 @@ impl<'a> Partition<'a> {
         loop {
             self.collect();
             self.publish_parts().await?;
+            self.publish_skips(false).await?;
             let more = self.close_some().await?;
             if Instant::now() >= self.next_commit {
                 self.commit(feed).await?;
@@ -153,6 +189,9 @@ impl<'a> Partition<'a> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                batch = Ahead::next(&mut self.ahead), if self.progress.at_once.len() < PENDING_BATCHES => {
+                    self.take_ahead(&batch, stop).await?;
+                }
                 event = feed.next(), if room => match event {
                     Some(FeedEvent::Records(batch)) => self.take(&batch, stop).await?,
                     Some(FeedEvent::End) => self.at_end = true,
@@ -169,10 +208,14 @@ impl<'a> Partition<'a> {
 
     /// Waits for what is on its way and commits it.
     async fn drain(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
-        while !self.progress.is_idle() {
+        loop {
+            self.collect();
+            self.publish_skips(true).await?;
+            if self.progress.is_idle() && self.skips.is_idle() {
+                break;
+            }
             let wake = self.wake.clone();
             let _ = tokio::time::timeout(TICK, wake.notified()).await;
-            self.collect();
         }
         for _ in 0..LAST_COMMITS {
             if self.commit(feed).await? {
@@ -194,6 +237,9 @@ impl<'a> Partition<'a> {
             return;
         }
         self.next_lag = Instant::now() + LAG_INTERVAL;
+        let remaining = metrics.rebuild_remaining.with_label_values(&[&label]);
+        remaining.set(self.rebuild.as_ref().map_or(0, |rebuild| rebuild.report(&label, self.position)));
+        self.rebuild = self.rebuild.take().filter(|rebuild| rebuild.to > self.position);
         match feed.watermarks(&self.role.process.topics.message_events).await {
             Ok((_, end)) => {
                 let lag = metrics.lag_records.with_label_values(&["aggregate", &label]);
@@ -267,15 +313,25 @@ impl<'a> Partition<'a> {
         metrics.redis_duration.with_label_values(&["apply"]).observe(started.elapsed().as_secs_f64());
         self.publish(&plan, &applied, segment, next).await?;
         self.count(&plan, &applied, segment);
+        self.skips.count(&plan, &applied, next);
+        self.metadata.skips = Some(self.skips.done());
         self.note_open(&plan);
         self.parts_sealed |= applied.sealed > 0;
         self.position = next;
         self.applied = self.applied.max(next);
+        self.end_ahead(next);
         segment.clear();
         Ok(())
     }
 
-    fn plan(&self, segment: &[Record<'_>]) -> Plan {
+    /// Publishes the skips that wait, or all of them.
+    async fn publish_skips(&mut self, all: bool) -> Result<(), Trouble> {
+        self.skips.publish(&self.role.process, &self.wake, all).await?;
+        self.metadata.skips = Some(self.skips.done());
+        Ok(())
+    }
+
+    pub(super) fn plan(&self, segment: &[Record<'_>]) -> Plan {
         let directory = self.role.process.tail.directory();
         let planner = Planner {
             directory: &directory,
@@ -302,7 +358,8 @@ impl<'a> Partition<'a> {
         }
     }
 
-    /// Publishes what is sent at once, and the dead letters. What the metadata calls done was published before.
+    /// Publishes what is sent at once, and the dead letters, of a segment that was applied. What the metadata calls done,
+    /// and what the second cursor has passed, was published before.
     async fn publish(
         &mut self,
         plan: &Plan,
@@ -310,14 +367,32 @@ impl<'a> Partition<'a> {
         segment: &[Record<'_>],
         next: i64,
     ) -> Result<(), Trouble> {
-        let acks = AckGroup::waking(&self.wake);
-        let done = self.metadata.none;
-        for (message, repeat) in plan.at_once.iter().zip(&applied.repeats) {
-            if *repeat || message.offset < done {
+        let done = self.published_to();
+        if next > done {
+            let acks = AckGroup::waking(&self.wake);
+            self.publish_from(done, plan, &applied.repeats, segment, &acks).await?;
+            self.progress.at_once.push_back((next, acks));
+        }
+        Ok(())
+    }
+
+    /// Publishes what is sent at once, and the dead letters, from an offset on. `repeats` says of each message whether
+    /// it is one; what it does not name is none.
+    pub(super) async fn publish_from(
+        &self,
+        done: i64,
+        plan: &Plan,
+        repeats: &[bool],
+        segment: &[Record<'_>],
+        acks: &AckGroup,
+    ) -> Result<(), Trouble> {
+        let repeats = repeats.iter().copied().chain(std::iter::repeat(false));
+        for (message, repeat) in plan.at_once.iter().zip(repeats) {
+            if repeat || message.offset < done {
                 continue;
             }
             for record in &message.bundles {
-                self.publish_bundle(record, &acks).await?;
+                self.publish_bundle(record, acks).await?;
             }
         }
         for letter in plan.dead_letters.iter().filter(|letter| letter.offset >= done) {
@@ -339,9 +414,8 @@ impl<'a> Partition<'a> {
                 value: record.value,
                 headers: &headers,
             };
-            self.role.process.publisher.publish(&outgoing, &acks).await?;
+            self.role.process.publisher.publish(&outgoing, acks).await?;
         }
-        self.progress.at_once.push_back((next, acks));
         Ok(())
     }
 
@@ -370,8 +444,9 @@ impl<'a> Partition<'a> {
         for (skip, count) in &plan.skips {
             metrics.events_skipped.with_label_values(&[skip.as_str()]).inc_by(*count);
         }
+        let duplicates = applied.duplicates.len() as u64;
         let repeats = applied.repeats.iter().filter(|repeat| **repeat).count() as u64;
-        metrics.events_skipped.with_label_values(&["duplicate"]).inc_by(applied.duplicates + repeats);
+        metrics.events_skipped.with_label_values(&["duplicate"]).inc_by(duplicates + repeats);
         for letter in &plan.dead_letters {
             metrics.dead_letters.with_label_values(&[letter.poison.reason.as_str()]).inc();
             warn!(partition = self.source.partition, offset = letter.offset, poison = %letter.poison, "dead letter");

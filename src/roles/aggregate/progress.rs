@@ -80,7 +80,7 @@ impl Progress {
 /// that.
 pub fn safe_offset(metadata: &AggregateMetadata, open: &BTreeMap<Millis, i64>, applied: i64) -> i64 {
     let oldest = open.values().min().copied().unwrap_or(i64::MAX);
-    oldest.min(metadata.none).min(metadata.parts).min(applied)
+    oldest.min(metadata.none).min(metadata.parts).min(metadata.skips.unwrap_or(i64::MAX)).min(applied)
 }
 
 #[cfg(test)]
@@ -96,10 +96,12 @@ mod tests {
     fn a_rebuild_does_not_move_the_safe_offset_past_what_it_has_applied() {
         let rule = WindowRule::new(Duration::from_hours(1), Duration::from_mins(1), Duration::ZERO);
         let rules = WindowRules::single(rule);
-        let metadata = AggregateMetadata::new("topic".to_owned(), Uuid::nil(), 90, rules);
+        let mut metadata = AggregateMetadata::new("topic".to_owned(), Uuid::nil(), 90, rules);
         let none_open = BTreeMap::new();
         assert_eq!(safe_offset(&metadata, &none_open, 40), 40);
         assert_eq!(safe_offset(&metadata, &none_open, 95), 90);
         assert_eq!(safe_offset(&metadata, &BTreeMap::from([(Millis(1), 30)]), 95), 30);
+        metadata.skips = Some(70);
+        assert_eq!(safe_offset(&metadata, &none_open, 95), 70);
     }
 }

@@ -1,5 +1,5 @@
 //! One attempt, in the order of writes: the POST ends; the health of the webhook takes it in; its record is
-//! acknowledged; the log follows; notices are published. Only then is the delivery settled.
+//! acknowledged; the views follow; notices are published. Only then is the delivery settled.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -30,7 +30,10 @@ use crate::{
         ids::WebhookId,
         time::Millis,
     },
-    wire::{self, attempt},
+    wire::{
+        self,
+        attempt::{self, AttemptRecord},
+    },
 };
 
 /// Pause before a call that Redis could not serve is made again.
@@ -89,7 +92,7 @@ impl Deliver {
             verdict,
             health: &health,
         });
-        self.publish_record(&queued, &health, verdict, &attempt::encode(&record)).await;
+        self.publish_record(&queued, &health, verdict, &record).await;
         let health = self.publish_notices(&current, health, &seen).await;
         self.report(&queued, settlement, verdict, &health, error.as_deref());
         Attempted { queued, settlement, took: duration, health, in_flight, slot }
@@ -170,7 +173,13 @@ impl Deliver {
 
     /// Publishes the record of an attempt, and the webhook's health where its count changed; waits for the
     /// acknowledgements.
-    async fn publish_record(&self, queued: &Queued, health: &Health, verdict: Verdict, record: &[u8]) {
+    async fn publish_record(
+        &self,
+        queued: &Queued,
+        health: &Health,
+        verdict: Verdict,
+        record: &AttemptRecord,
+    ) {
         let (topics, delivery) = (&self.process.topics, &queued.delivery);
         let webhook = &delivery.head.webhook_id;
         if verdict.counted || verdict.closed {
@@ -189,15 +198,12 @@ impl Deliver {
             topic: &topics.delivery_attempts,
             partition: Some(delivery.partition),
             key: webhook.as_str().as_bytes(),
-            value: Some(record),
+            value: Some(&attempt::encode(record)),
             headers: &[],
         };
         let offset = self.publish(&outgoing).await;
         queued.parking.settlements().recorded(offset + 1);
-        // A view: what is missing there is rebuilt from the topic.
-        if let Err(error) = self.log.push(webhook, record).await {
-            warn!(%webhook, %error, "an attempt is missing in the log of its webhook");
-        }
+        self.views.note(delivery.partition, offset, record);
     }
 
     /// Publishes into a group. What can't be published ends the process.

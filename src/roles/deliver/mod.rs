@@ -16,6 +16,7 @@ mod settlements;
 mod slots;
 mod sources;
 mod vetting;
+mod views;
 
 use std::{
     collections::HashMap,
@@ -29,8 +30,9 @@ use self::{
     lane::{Lane, Message},
     parking::Parking,
     queued::Queued,
+    views::Views,
 };
-use super::process::Process;
+use super::{checks, process::Process};
 use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
@@ -39,7 +41,7 @@ use crate::{
             health_log::HealthLog,
             intake::{Intake, IntakeOptions},
         },
-        redis::{health::HealthStore, log::AttemptLog, turns::Turns},
+        redis::{health::HealthStore, turns::Turns},
     },
     model::ids::WebhookId,
 };
@@ -53,7 +55,7 @@ struct Deliver {
     client: HttpClient,
     health: HealthStore,
     health_log: HealthLog,
-    log: AttemptLog,
+    views: Views,
     turns: Turns,
     /// Requests run apart, so that no endpoint can delay the reading.
     requests: tokio::runtime::Handle,
@@ -66,13 +68,18 @@ struct Deliver {
 ///
 /// # Errors
 /// If Kafka or TLS refuse what the role begins with.
-pub fn start(
+pub async fn start(
     process: &Process,
     settings: DeliverySettings,
     from: Option<StartFrom>,
     requests: tokio::runtime::Handle,
     stop: &CancellationToken,
 ) -> anyhow::Result<Intake> {
+    if !process.embedded {
+        let topics = &process.topics;
+        let own = [&*topics.bundles, &topics.waiting_deliveries, &topics.delivery_attempts];
+        checks::topics(process, &own).await?;
+    }
     let health_log = HealthLog::start(&process.kafka, &process.topics, process.embedded, stop.clone())?;
     let ready = health_log.clone();
     process.probes.require(move || ready.ready());
@@ -87,7 +94,7 @@ pub fn start(
         client: HttpClient::new(settings.addresses(), settings.request_timeout)?,
         health: HealthStore::new(process.redis.clone(), prefix),
         health_log,
-        log: AttemptLog::new(process.redis.clone(), prefix),
+        views: Views::default(),
         turns: Turns::new(process.redis.clone(), prefix),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
         lanes: Mutex::default(),

@@ -99,6 +99,8 @@ struct Worker {
     parking: Parking,
     /// Carries out what is ordered there.
     _parker: AbortOnDropHandle<()>,
+    /// Keeps the views of webhooks up with the attempts.
+    _follower: AbortOnDropHandle<()>,
     position: i64,
     /// What a former claim recorded of bundles that are read again.
     recorded: RecordedAttempts,
@@ -178,6 +180,7 @@ impl Worker {
             settlements,
             parking,
             _parker: AbortOnDropHandle::new(parker),
+            _follower: deliver.views.follow(&deliver.process, partition),
             deliver,
             token,
             taken_in,

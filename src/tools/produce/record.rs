@@ -55,7 +55,7 @@ impl Kind {
 fn read_event(line: &[u8]) -> Result<Record<'_>, String> {
     let key = match event::decode(Some(line)).map_err(|poison| poison.detail)? {
         Decoded::Event(event) => event.chat.chat_id,
-        Decoded::Skip(_) => Cow::Owned(key_of_skip(line)?),
+        Decoded::Skip(..) => Cow::Owned(key_of_skip(line)?),
     };
     Ok(Record { key, value: Some(line) })
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
@@ -157,6 +157,26 @@ impl Kafka {
         let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
         answer.unwrap_or_else(|(_, error)| panic!("failed to create topic `{name}`: {error}"));
         wait_for_leaders(&self.servers, name, partitions).await;
+    }
+
+    /// Gives a topic more partitions, so many in all, and waits until each can be written.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses.
+    pub async fn grow_topic(&self, name: &str, partitions: usize) {
+        let admin: AdminClient<DefaultClientContext> =
+            client(&self.servers).create().expect("an admin client needs no network");
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT)).request_timeout(Some(LIMIT));
+        let answers = admin.create_partitions([&NewPartitions::new(name, partitions)], &options).await;
+        let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
+        answer.unwrap_or_else(|(_, error)| panic!("failed to grow topic `{name}`: {error}"));
+        wait_for_leaders(&self.servers, name, partitions as i32).await;
+    }
+
+    /// Waits until each partition of a topic can be written.
+    pub async fn wait_for_leaders(&self, topic: &str, partitions: i32) {
+        wait_for_leaders(&self.servers, topic, partitions).await;
     }
 
     /// Kills a broker without warning, counted from 0; clients are refused until [`Kafka::restart`].

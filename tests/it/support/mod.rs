@@ -38,7 +38,9 @@ pub use self::proxy::{Fault, Proxy, proxy};
 pub use self::receiver::{
     Answer, Behaviour, Receiver, Request, answer, fail_first, hang, ok, receiver, refuse, status,
 };
-pub use self::records::{Committed, Outgoing, Record, committed, end_offsets, members, produce, read_topic};
+pub use self::records::{
+    Committed, Outgoing, Record, commit, committed, end_offsets, members, produce, produce_afresh, read_topic,
+};
 pub use self::redis::{Redis, RedisKind, redis, redis_with};
 pub use self::system::{Role, System, Tenant, event, message_ids, system, tenant, webhook};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -87,6 +87,16 @@ pub async fn produce(
         positions.push((delivered.partition, delivered.offset));
     }
     positions
+}
+
+/// The same with a producer that knows the partitions as they are now.
+pub async fn produce_afresh(
+    servers: &str,
+    topic: &str,
+    records: impl IntoIterator<Item = Outgoing>,
+) -> Vec<(i32, i64)> {
+    forget(servers);
+    produce(servers, topic, records).await
 }
 
 /// One producer a cluster: a new idempotent one takes half a second to get its id.
@@ -276,6 +286,20 @@ pub async fn committed(servers: &str, group: &str, topic: &str) -> Vec<Committed
         found.collect()
     })
     .await
+}
+
+/// Commits an offset in the name of a group that nobody is in.
+pub async fn commit(servers: &str, group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) {
+    let (servers, group, topic) = (servers.to_owned(), group.to_owned(), topic.to_owned());
+    let metadata = metadata.to_owned();
+    blocking(move || {
+        let consumer = reader(&servers, &group);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&topic, partition, Offset::Offset(offset)).expect("the offset is valid");
+        list.find_partition(&topic, partition).expect("it was just added").set_metadata(metadata);
+        consumer.commit(&list, CommitMode::Sync).expect("the broker takes it");
+    })
+    .await;
 }
 
 /// How many members a consumer group has.

@@ -3,9 +3,12 @@
 //! [`tenant`] lends a workspace of a system that all tests share; a test that breaks, times or counts something starts
 //! a [`System`] of its own.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
-use bundlehook::io::clock;
+use bundlehook::config::{KafkaSettings, RedisSettings};
+use bundlehook::io::{attempt_log::AttemptLog, clock};
 use serde_json::{Value, json};
 
 use super::{
@@ -234,11 +237,14 @@ impl System {
         started
     }
 
-    /// The records of a webhook's log in Redis, newest first.
-    pub async fn log(&self, webhook: &str) -> Vec<Value> {
-        let key = format!("{{{}wh:{webhook}}}:log", self.prefix);
-        let entries: Vec<String> = self.redis.command(&["LRANGE", &key, "0", "-1"]).await;
-        entries.iter().map(|entry| serde_json::from_str(entry).expect("the log holds JSON")).collect()
+    /// The logs of webhooks, read as whoever shows them reads them.
+    pub async fn attempt_log(&self) -> AttemptLog {
+        let url = self.redis.url().parse().expect("the rig makes URLs");
+        let settings = RedisSettings { url, timeout: Duration::from_secs(5) };
+        let redis = bundlehook::io::Redis::connect(&settings).await.expect("the URL can be used");
+        let mut kafka = KafkaSettings::embedded(self.kafka.servers().to_owned(), BTreeMap::new());
+        kafka.topics.prefix.clone_from(&self.prefix);
+        AttemptLog::new(redis, &kafka)
     }
 }
 

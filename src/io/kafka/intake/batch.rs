@@ -40,11 +40,11 @@ pub struct Record<'a> {
 }
 
 impl RecordBatch {
-    pub(super) fn new() -> Self {
+    pub(in crate::io::kafka) fn new() -> Self {
         Self { polled_at: Instant::now(), bytes: Vec::new(), records: Vec::new() }
     }
 
-    pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) {
+    pub(in crate::io::kafka) fn push(&mut self, message: &BorrowedMessage<'_>) {
         let mut take = |part: &[u8]| {
             self.bytes.extend_from_slice(part);
             part.len()

@@ -113,27 +113,37 @@ pub struct SettingRule {
     pub demand: Demand,
     /// What it is created with, if not simply what meets the demand.
     initial: Option<i64>,
+    /// Without it messages are lost, or their windows are decided wrongly: no role may begin.
+    vital: bool,
 }
 
 impl SettingRule {
+    const fn new(name: &'static str, demand: Demand) -> Self {
+        Self { name, demand, initial: None, vital: false }
+    }
+
     const fn is(name: &'static str, value: &'static str) -> Self {
-        Self { name, demand: Demand::Is(value), initial: None }
+        Self::new(name, Demand::Is(value))
     }
 
     const fn at_least(name: &'static str, number: i64) -> Self {
-        Self { name, demand: Demand::AtLeast(number), initial: None }
+        Self::new(name, Demand::AtLeast(number))
     }
 
     const fn at_most(name: &'static str, number: i64) -> Self {
-        Self { name, demand: Demand::AtMost(number), initial: None }
+        Self::new(name, Demand::AtMost(number))
     }
 
     const fn any(name: &'static str, number: i64) -> Self {
-        Self { name, demand: Demand::Any(number), initial: None }
+        Self::new(name, Demand::Any(number))
     }
 
     const fn initially(self, number: i64) -> Self {
         Self { initial: Some(number), ..self }
+    }
+
+    const fn vital(self) -> Self {
+        Self { vital: true, ..self }
     }
 
     fn initial_value(&self) -> String {
@@ -171,7 +181,12 @@ impl TopicRule {
         let fault = |rule: &SettingRule| {
             let has = existing.settings.get(rule.name);
             let is_met = has.is_some_and(|has| rule.demand.is_met(rule.name, has));
-            (!is_met).then(|| Fault::Setting { name: rule.name, has: has.cloned(), demand: rule.demand })
+            (!is_met).then(|| Fault::Setting {
+                name: rule.name,
+                has: has.cloned(),
+                demand: rule.demand,
+                vital: rule.vital,
+            })
         };
         too_few.into_iter().chain(self.settings.iter().filter_map(fault)).collect()
     }
@@ -192,12 +207,13 @@ impl TopicRule {
 }
 
 /// The names of all topics, in the order of the flow.
-pub(super) fn names(topics: &Topics) -> [&str; 10] {
+pub(super) fn names(topics: &Topics) -> [&str; 11] {
     [
         &topics.message_events,
         &topics.webhook_settings,
         &topics.webhook_states,
         &topics.webhook_health,
+        &topics.message_skips,
         &topics.bundles,
         &topics.waiting_deliveries,
         &topics.delivery_attempts,
@@ -219,6 +235,7 @@ pub fn rules(topics: &Topics, existing: &Existings, partitions: i32) -> Vec<Topi
         TopicRule::new(&topics.webhook_settings, history(&facts)),
         TopicRule::new(&topics.webhook_states, history(&facts)),
         TopicRule::new(&topics.webhook_health, vec![SettingRule::is(CLEANUP_POLICY, "compact")]),
+        TopicRule::new(&topics.message_skips, message_skips()).partitions(sources, partitions),
         TopicRule::new(&topics.bundles, bundles(&facts)).partitions(sources, partitions),
         TopicRule::new(&topics.waiting_deliveries, waiting_deliveries()).partitions(lanes, partitions),
         TopicRule::new(&topics.delivery_attempts, delivery_attempts()).partitions(lanes, partitions),
@@ -269,9 +286,9 @@ fn kept(millis: i64) -> Vec<SettingRule> {
 
 fn message_events() -> Vec<SettingRule> {
     vec![
-        SettingRule::is(TIMESTAMP_TYPE, "LogAppendTime"),
-        SettingRule::is(CLEANUP_POLICY, "delete"),
-        SettingRule::at_least(RETENTION_MS, EVENTS_KEPT).initially(EVENTS_KEPT_INITIALLY),
+        SettingRule::is(TIMESTAMP_TYPE, "LogAppendTime").vital(),
+        SettingRule::is(CLEANUP_POLICY, "delete").vital(),
+        SettingRule::at_least(RETENTION_MS, EVENTS_KEPT).initially(EVENTS_KEPT_INITIALLY).vital(),
         SettingRule::is(RETENTION_BYTES, "-1"),
         SettingRule::any(MAX_MESSAGE_BYTES, MIB),
     ]
@@ -287,12 +304,20 @@ fn history(facts: &Facts) -> Vec<SettingRule> {
     ]
 }
 
+/// Kept for as long as skips are counted.
+fn message_skips() -> Vec<SettingRule> {
+    let mut settings = kept(10 * DAY);
+    settings.push(SettingRule::at_least(MAX_MESSAGE_BYTES, MIB));
+    settings
+}
+
 fn bundles(facts: &Facts) -> Vec<SettingRule> {
     let least = facts.event_bytes.saturating_mul(BODY_FACTOR);
     let size = SettingRule::at_least(MAX_MESSAGE_BYTES, least).initially(least.saturating_add(MIB));
     let mut settings = vec![SettingRule::is(TIMESTAMP_TYPE, "LogAppendTime")];
-    settings.extend(kept(14 * DAY));
-    settings.push(size);
+    // What is parked has its body here, and a body that does not fit would stop its partition.
+    settings.extend(kept(14 * DAY).into_iter().map(SettingRule::vital));
+    settings.push(size.vital());
     settings
 }
 
@@ -301,7 +326,7 @@ fn bundles(facts: &Facts) -> Vec<SettingRule> {
 fn waiting_deliveries() -> Vec<SettingRule> {
     let ten_minutes = HOUR / 6;
     vec![
-        SettingRule::is(CLEANUP_POLICY, "compact"),
+        SettingRule::is(CLEANUP_POLICY, "compact").vital(),
         SettingRule::at_most(SEGMENT_MS, ten_minutes),
         SettingRule::at_most(MAX_COMPACTION_LAG_MS, ten_minutes),
         SettingRule::at_least(DELETE_RETENTION_MS, DAY),

@@ -125,6 +125,7 @@ fn bundles_and_what_belongs_to_them_have_enough_partitions() {
     assert_eq!(
         findings(&existing),
         [
+            "topic `message-skips` has partitions 3, expected at least 5",
             "topic `bundles` has partitions 3, expected at least 5",
             "topic `waiting-deliveries` has partitions 3, expected at least 5",
             "topic `delivery-attempts` does not exist",

@@ -7,6 +7,8 @@
 //! | `webhooks` | webhooks that have something parked, with how many |
 //! | `{incarnation}:{webhook}` | its parked deliveries (`wire::waiting`), by the offset of the bundle |
 
+mod look;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -24,8 +26,15 @@ use crate::{
     wire::waiting::{decode_parked, encode_parked},
 };
 
+pub use self::look::{ParkedOf, QueueLook, look};
+
 /// Version of everything under a partition's tag.
 const VERSION: u32 = 1;
+
+/// What the names of a partition's keys begin with: all lie in one hash slot.
+fn tag(prefix: &str, partition: i32) -> String {
+    format!("{{{prefix}bundles:{partition}}}")
+}
 
 /// What the claimant finds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,7 +94,7 @@ impl QueueStore {
     /// The queue of a partition, for a claim's token. Nothing is asked of Redis yet.
     #[must_use]
     pub fn new(redis: Redis, prefix: &str, partition: i32, token: Uuid) -> Self {
-        let tag = format!("{{{prefix}bundles:{partition}}}");
+        let tag = tag(prefix, partition);
         let (scripts, reflects) = (Scripts::new(), AtomicI64::new(i64::MIN));
         Self { redis, scripts, tag, token: token.to_string(), incarnation: OnceLock::new(), reflects }
     }

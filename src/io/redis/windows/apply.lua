@@ -1,5 +1,6 @@
 -- Applies a batch of one partition: tells which messages sent at once are repeats, appends messages to their windows,
--- seals parts that are full, and moves the applied position on. What is below that position is skipped.
+-- seals parts that are full, and moves the applied position on. What is below that position is skipped. Returns how many
+-- parts it sealed, a flag for each message sent at once, and the ordinals of the messages of windows that are repeats.
 --
 -- KEYS: owner, open, parts, then the keys of the filter for repeats, then log, index and due of each window.
 -- ARGV: token, first and next offset of the batch, last closed boundary, most messages and bytes of a part,
@@ -42,7 +43,7 @@ for n = 1, filters do
   redis.call('PEXPIRE', KEYS[3 + n], life)
 end
 
-local duplicates, sealed = 0, 0
+local duplicates, sealed, ordinal = {}, 0, 0
 local key = 3 + filters
 for _ = 1, windows do
   local log, index, due = KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
@@ -58,10 +59,10 @@ for _ = 1, windows do
   for _ = 1, messages do
     local offset, id, size = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
     local details, frame = chats + 2 * tonumber(ARGV[at + 3]), ARGV[at + 4]
-    at = at + 5
+    at, ordinal = at + 5, ordinal + 1
     if tonumber(offset) >= applied then
       if redis.call('HSETNX', index, '=' .. id, '') == 0 then
-        duplicates = duplicates + 1
+        duplicates[#duplicates + 1] = ordinal
       else
         if count > 0 and (count + 1 > most_messages or bytes + size > most_bytes) then
           local full = (redis.call('GET', log) or '') .. table.concat(buffer)
@@ -98,4 +99,4 @@ end
 if tonumber(ARGV[3]) > applied then
   redis.call('HSET', KEYS[1], 'applied', ARGV[3], 'closed', ARGV[4])
 end
-return { duplicates, sealed, table.concat(repeats) }
+return { sealed, table.concat(repeats), duplicates }

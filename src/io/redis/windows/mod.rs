@@ -10,6 +10,8 @@
 //! | `{incarnation}:parts` | sealed parts that are not acknowledged yet |
 //! | `{incarnation}:seen:{ten minutes}` | first offset and arrival of each message sent at once |
 
+mod look;
+
 use std::collections::{BTreeMap, HashMap};
 
 use redis::{Script, ScriptInvocation};
@@ -24,6 +26,8 @@ use crate::{
     },
 };
 
+pub use self::look::{OpenBoundary, WindowsLook, look};
+
 /// Version of everything under a partition's tag.
 const VERSION: u32 = 1;
 
@@ -32,6 +36,11 @@ const REPEAT_SPAN_MS: i64 = 600_000;
 
 /// Windows of a former incarnation that are deleted in one step.
 const CLEARED_AT_ONCE: isize = 499;
+
+/// What the names of a partition's keys begin with: all lie in one hash slot.
+fn tag(prefix: &str, partition: i32) -> String {
+    format!("{{{prefix}me:{partition}}}")
+}
 
 /// What the claimant finds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,8 +62,8 @@ pub struct Found {
 /// What a batch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Messages of windows that were repeats.
-    pub duplicates: u64,
+    /// The messages of windows that were repeats, by their place among all of the plan's windows.
+    pub duplicates: Vec<usize>,
     /// Parts that were sealed.
     pub sealed: u64,
     /// For each message sent at once: it is a repeat.
@@ -124,7 +133,7 @@ impl WindowStore {
     /// The store of a partition, for a claim's token. Nothing is asked of Redis yet.
     #[must_use]
     pub fn new(redis: Redis, prefix: &str, partition: i32, token: Uuid) -> Self {
-        let tag = format!("{{{prefix}me:{partition}}}");
+        let tag = tag(prefix, partition);
         Self { redis, scripts: Scripts::new(), tag, token: token.to_string(), incarnation: String::new() }
     }
 
@@ -260,8 +269,12 @@ impl WindowStore {
         for (key, window) in &plan.windows {
             self.add_window(&mut call, key, window);
         }
-        let (duplicates, sealed, repeats): (u64, u64, String) = self.redis.invoke(&call).await?;
-        Ok(Applied { duplicates, sealed, repeats: repeats.chars().map(|flag| flag == '1').collect() })
+        let (sealed, repeats, duplicates): (u64, String, Vec<usize>) = self.redis.invoke(&call).await?;
+        Ok(Applied {
+            duplicates: duplicates.into_iter().map(|ordinal| ordinal - 1).collect(),
+            sealed,
+            repeats: repeats.chars().map(|flag| flag == '1').collect(),
+        })
     }
 
     fn add_window(&self, call: &mut ScriptInvocation<'_>, key: &WindowKey, window: &WindowAppend) {

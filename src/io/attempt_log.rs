@@ -1,0 +1,162 @@
+//! The log of a webhook, as it is shown: the most recent attempts with request and response in full, and what is
+//! counted by day.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use rdkafka::error::KafkaError;
+use tokio::task::{JoinError, JoinSet};
+
+use super::{
+    Redis, StoreError, clock,
+    kafka::{
+        Topics,
+        reader::{FoundRecord, RecordReader},
+    },
+    redis::views::ViewStore,
+};
+use crate::{
+    config::KafkaSettings,
+    model::{
+        ids::WebhookId,
+        statistics::{LogEntry, Statistics},
+    },
+    wire::attempt::AttemptRecord,
+};
+
+/// So many partitions are read at a time.
+const READERS: usize = 4;
+
+/// Why a log can't be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Redis can't tell what is in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Kafka can't give what it refers to.
+    #[error("the attempts can't be read: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The task that read died.
+    #[error("the attempts can't be read: {0}")]
+    Died(#[from] JoinError),
+}
+
+/// An attempt with everything that was sent and received.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoggedAttempt {
+    /// In short.
+    pub entry: LogEntry,
+    /// Its record, in which secret values are masked; none if the topic no longer holds it.
+    pub record: Option<AttemptRecord>,
+    /// The body that was sent; none if `bundles` no longer holds it.
+    pub body: Option<Bytes>,
+}
+
+/// Logs of all webhooks.
+pub struct AttemptLog {
+    views: ViewStore,
+    kafka: KafkaSettings,
+    topics: Topics,
+}
+
+impl AttemptLog {
+    /// The logs under the prefix of the topics.
+    #[must_use]
+    pub fn new(redis: Redis, kafka: &KafkaSettings) -> Self {
+        let topics = Topics::new(&kafka.topics);
+        Self { views: ViewStore::new(redis, topics.prefix()), kafka: kafka.clone(), topics }
+    }
+
+    /// The most recent attempts in short, newest first; at most [`LOGGED`](crate::model::statistics::LOGGED), and none
+    /// from before the days that are counted.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn recent(&self, webhook: &WebhookId, most: usize) -> Result<Vec<LogEntry>, StoreError> {
+        self.views.recent(webhook, most, clock::now()).await
+    }
+
+    /// What is counted of a webhook by day, and its last response.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn statistics(&self, webhook: &WebhookId) -> Result<Statistics, StoreError> {
+        self.views.statistics(webhook, clock::now()).await
+    }
+
+    /// The most recent attempts with all that was sent and received, newest first.
+    ///
+    /// # Errors
+    /// [`LogError`]
+    pub async fn recent_in_full(
+        &self,
+        webhook: &WebhookId,
+        most: usize,
+    ) -> Result<Vec<LoggedAttempt>, LogError> {
+        let entries = self.recent(webhook, most).await?;
+        self.in_full(entries).await
+    }
+
+    /// Reads what entries refer to, in their order.
+    ///
+    /// # Errors
+    /// [`LogError`]
+    pub async fn in_full(&self, entries: Vec<LogEntry>) -> Result<Vec<LoggedAttempt>, LogError> {
+        let attempt = |entry: &LogEntry| (entry.partition, entry.offset);
+        let bundle = |entry: &LogEntry| (entry.partition, entry.bundle_offset);
+        let attempts = self.read(&self.topics.delivery_attempts, entries.iter().map(attempt)).await?;
+        let bundles = self.read(&self.topics.bundles, entries.iter().map(bundle)).await?;
+        let logged = |entry: LogEntry| {
+            let record = attempts.get(&attempt(&entry)).and_then(|found| record(&entry, found));
+            let body = bundles.get(&bundle(&entry)).and_then(|found| body(&entry, found));
+            LoggedAttempt { entry, record, body }
+        };
+        Ok(entries.into_iter().map(logged).collect())
+    }
+
+    /// The records of a topic at partitions and offsets, as far as they are still there.
+    async fn read(
+        &self,
+        topic: &str,
+        places: impl Iterator<Item = (i32, i64)>,
+    ) -> Result<BTreeMap<(i32, i64), FoundRecord>, LogError> {
+        let mut partitions: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        for (partition, offset) in places {
+            partitions.entry(partition).or_default().push(offset);
+        }
+        let mut found = BTreeMap::new();
+        let mut readers = JoinSet::new();
+        let permits = Arc::new(tokio::sync::Semaphore::new(READERS));
+        for (partition, mut offsets) in partitions {
+            offsets.sort_unstable();
+            offsets.dedup();
+            let (settings, topic, permits) = (self.kafka.clone(), topic.to_owned(), permits.clone());
+            readers.spawn(async move {
+                let _permit = permits.acquire_owned().await;
+                let read = move || {
+                    let records = RecordReader::new(&settings, &topic, partition)?.read(&offsets)?;
+                    Ok::<_, KafkaError>((partition, records))
+                };
+                tokio::task::spawn_blocking(read).await
+            });
+        }
+        while let Some(read) = readers.join_next().await {
+            let (partition, records) = read???;
+            found.extend(records.into_iter().flatten().map(|record| ((partition, record.offset), record)));
+        }
+        Ok(found)
+    }
+}
+
+/// The record that an entry refers to; none if something else stands there by now.
+fn record(entry: &LogEntry, found: &FoundRecord) -> Option<AttemptRecord> {
+    let record: AttemptRecord = serde_json::from_slice(&found.value).ok()?;
+    (record.bundle.bundle_id == entry.bundle_id && record.attempt == entry.attempt).then_some(record)
+}
+
+/// The body that an entry refers to; none if another bundle stands there by now.
+fn body(entry: &LogEntry, found: &FoundRecord) -> Option<Bytes> {
+    let headers = found.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    let id = headers.into_iter().find(|(name, _)| *name == "bundle-id")?.1;
+    (id == entry.bundle_id.to_string().as_bytes()).then(|| found.value.clone().into())
+}
