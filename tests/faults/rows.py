@@ -28,6 +28,8 @@ class Row:
     """Disturbs a system under load, until the load ends."""
     must_hit: tuple[str, ...]
     plan: Callable[[float], Plan] = field(default=lambda seconds: Plan(seconds=seconds, settings=dict(SMALL_LANES)))
+    orderly: bool = False
+    """Nothing dies or is cut off, so nothing may be written twice and no partition claimed twice in a row."""
 
 
 def _pause(system: System, least: float, most: float) -> None:
@@ -320,13 +322,49 @@ def network(system: System) -> None:
         _pause(system, 4, 10)
 
 
+# -- 10. all at once ---------------------------------------------------------------------------------------------------
+
+
+def mixed(system: System) -> None:
+    """Processes die while Redis forgets, the broker restarts, endpoints fail."""
+    healthy = system.receiver.behaviour
+    _pause(system, 4, 6)
+    others = system.each_in_turn(["redis emptied", "redis killed", "kafka killed", "endpoints fail"])
+    while system.loading:
+        victims = system.random.sample(system.processes, system.random.choice([1, 2, 4]))
+        other = next(others)
+        since = time.time()
+        for process in victims:
+            _kill(system, process)
+        system.pass_time(system.random.uniform(0, 1))
+        if other == "redis emptied":
+            _ask(system, "FLUSHALL")
+        elif other == "redis killed":
+            system.rig.kill_redis()
+        elif other == "kafka killed":
+            system.rig.kill_kafka()
+        else:
+            system.receiver.behaviour = lambda path: (503, 0.0)
+        for process in victims:
+            _pause(system, 0, 2)
+            system.start(process)
+        if other == "redis killed":
+            system.rig.start_redis(aof=False)
+        elif other == "kafka killed":
+            system.rig.restart_kafka()
+        system.receiver.behaviour = healthy
+        system.hit(f"killed and {other}")
+        system.fault(f"killed and {other}", since, time.time() + 2 * SESSION_S, 2 * IN_FLIGHT, forgets=other.startswith("redis"))
+        _pause(system, 3, 9)
+
+
 def _aof(seconds: float) -> Plan:
     return Plan(seconds=seconds, aof=True, settings=dict(SMALL_LANES))
 
 
 ROWS = [
     Row("sigterm", "SIGTERM under load, rolling restart of all processes", sigterm,
-        ("stopped by SIGTERM", "with requests in flight", "with deliveries parked", "with windows open"), _sigterm_plan),
+        ("stopped by SIGTERM", "with requests in flight", "with deliveries parked", "with windows open"), _sigterm_plan, orderly=True),
     Row("kill", "kill -9 at random times", kill,
         ("aggregate killed", "deliver killed", "deliver killed with requests in flight", "with windows open")),
     Row("kill-parked", "kill -9 at random times with deliveries parked", kill,
@@ -339,11 +377,16 @@ ROWS = [
     Row("redis-refuses", "Redis pauses, is read-only, is full", redis_refuses, ("Redis: pause", "Redis: readonly", "Redis: full")),
     Row("kafka", "kill -9 and freezes of Kafka", kafka_kill, ("Kafka killed", "Kafka frozen")),
     Row("rebalances", "a process of each role joins and leaves every 2 s", rebalances,
-        ("aggregate left with partitions", "deliver left with partitions")),
-    Row("outages", "endpoints fail and recover", outages, ("circuits that tripped", "circuits that recovered", "with deliveries parked")),
+        ("aggregate left with partitions", "deliver left with partitions"), orderly=True),
+    Row("outages", "endpoints fail and recover", outages, ("circuits that tripped", "circuits that recovered", "with deliveries parked"),
+        orderly=True),
     Row("dead-hour", "endpoints dead for an hour, rolling restarts meanwhile", dead_hour, ("with deliveries parked", "stopped meanwhile"),
-        lambda seconds: Plan(seconds=seconds, hour=6, settings={**SMALL_LANES, "RETRY_SCHEDULE": "1s,2s"})),
-    Row("settings", "settings edited during the load", settings, ("settings: granularity", "settings: new")),
+        lambda seconds: Plan(seconds=seconds, hour=6, settings={**SMALL_LANES, "RETRY_SCHEDULE": "1s,2s"}), orderly=True),
+    Row("settings", "settings edited during the load", settings, ("settings: granularity", "settings: new"), orderly=True),
+    Row("mixed", "kill -9 of processes while Redis, Kafka or endpoints fail", mixed,
+        ("killed and redis emptied", "killed and redis killed", "killed and kafka killed", "killed and endpoints fail"),
+        lambda seconds: Plan(seconds=max(seconds, 75), settings=dict(SMALL_LANES))),
     Row("network", "network to Kafka and Redis cut, reset, slow", network, ("Kafka: cut", "Redis: cut"),
-        lambda seconds: Plan(seconds=seconds, far=True, settings=dict(SMALL_LANES))),
+        # Six troubles, each of which takes some time to come to its end.
+        lambda seconds: Plan(seconds=max(seconds, 110), far=True, settings=dict(SMALL_LANES))),
 ]
