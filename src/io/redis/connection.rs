@@ -1,7 +1,7 @@
 //! The connection to Redis, and what its errors mean for the caller.
 
 use redis::{
-    ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind,
+    ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind, Value,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use tracing::warn;
@@ -55,7 +55,9 @@ impl From<RedisError> for StoreError {
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Busy(error)
             }
-            (_, ErrorKind::Parse | ErrorKind::UnexpectedReturnType) => Self::Damaged(error.to_string()),
+            // An answer that breaks off in the middle, as the server died.
+            (_, ErrorKind::Parse) => Self::Busy(error),
+            (_, ErrorKind::UnexpectedReturnType) => Self::Damaged(error.to_string()),
             _ => Self::Busy(error),
         }
     }
@@ -98,7 +100,7 @@ impl Redis {
         &self,
         invocation: &ScriptInvocation<'_>,
     ) -> Result<T, StoreError> {
-        Ok(invocation.invoke_async(&mut self.connection.clone()).await?)
+        read(invocation.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// Runs a pipeline.
@@ -106,7 +108,7 @@ impl Redis {
     /// # Errors
     /// [`StoreError`]
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, StoreError> {
-        Ok(pipeline.query_async(&mut self.connection.clone()).await?)
+        read(pipeline.query_async(&mut self.connection.clone()).await?)
     }
 
     /// Runs a command.
@@ -114,6 +116,24 @@ impl Redis {
     /// # Errors
     /// [`StoreError`]
     pub async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, StoreError> {
-        Ok(command.query_async(&mut self.connection.clone()).await?)
+        read(command.query_async(&mut self.connection.clone()).await?)
+    }
+}
+
+/// What a whole answer means.
+fn read<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
+    redis::from_redis_value(answer).map_err(|error| StoreError::Damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_breaks_off_is_no_damage_but_one_of_another_type_is() {
+        let broken_off = redis::parse_redis_value(b"*2\r\n:1\r\n").expect_err("half of it is missing");
+        assert!(StoreError::from(broken_off).is_busy());
+        assert!(matches!(read::<i64>(Value::Array(Vec::new())), Err(StoreError::Damaged(_))));
+        assert_eq!(read::<i64>(Value::Int(1)).ok(), Some(1));
     }
 }
