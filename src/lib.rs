@@ -5,6 +5,8 @@ pub mod model;
 pub mod wire;
 
 #[cfg(feature = "io")]
+pub mod commands;
+#[cfg(feature = "io")]
 pub mod config;
 #[cfg(feature = "io")]
 pub mod io;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use bundlehook::{
+    commands::CommandError,
     config::{self, Command, Exit},
     ops::{logging, shutdown},
     roles::{Roles, dev},
@@ -37,6 +38,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Produce(command) => {
             tools::produce::run(command.kafka, command.produce, stop.cancelled_owned()).await
         }
+        Command::Webhook(command) => tools::webhook::run(command.action, stop).await,
         Command::Receive(command) => tools::receive::run(command.receive, stop.cancelled_owned()).await,
         Command::Doctor(command) => return unless_stopped(tools::doctor::run(command), &stop).await,
         Command::Inspect(command) => unless_stopped(tools::inspect::run(command), &stop).await,
@@ -67,5 +69,5 @@ fn leave(exit: &Exit) -> ExitCode {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+    error.downcast_ref().map_or(ExitCode::FAILURE, |error: &CommandError| error.exit_code().into())
 }

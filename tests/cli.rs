@@ -41,6 +41,9 @@ fn words(subcommand: &str) -> impl Iterator<Item = &str> {
     subcommand.split(' ')
 }
 
+/// The commands on webhooks. What stands there for one command only is no setting, and has no variable.
+const WEBHOOK: [&str; 7] = ["list", "show", "log", "test", "enable", "disable", "resend"];
+
 /// What a subcommand can't do without, as variables.
 const REQUIRED: [(&str, &str); 2] =
     [("BUNDLEHOOK_KAFKA_BROKERS", "127.0.0.1:1"), ("BUNDLEHOOK_REDIS_URL", "redis://127.0.0.1:1")];
@@ -88,6 +91,14 @@ mod help {
         for subcommand in SUBCOMMANDS {
             let args: Vec<_> = words(subcommand).chain(["--help"]).collect();
             insta::assert_snapshot!(format!("help-{}", subcommand.replace(' ', "-")), help(&args));
+        }
+    }
+
+    #[test]
+    fn of_each_command_on_webhooks_is_as_documented() {
+        insta::assert_snapshot!("help-webhook", help(&["webhook", "--help"]));
+        for command in WEBHOOK {
+            insta::assert_snapshot!(format!("help-webhook-{command}"), help(&["webhook", command, "--help"]));
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 12] = [
+const SUBCOMMANDS: &[&str] = &[
     "aggregate",
     "deliver",
     "all",
@@ -21,6 +21,14 @@ const SUBCOMMANDS: [&str; 12] = [
     "dead-letters list",
     "dead-letters show",
     "dead-letters redrive",
+    "webhook",
+    "webhook list",
+    "webhook show",
+    "webhook log",
+    "webhook test",
+    "webhook enable",
+    "webhook disable",
+    "webhook resend",
 ];
 
 /// Folders whose files the documentation names by their path from the root.
@@ -84,7 +92,7 @@ fn helps() -> BTreeMap<&'static str, String> {
         let output = output.expect("the program is built");
         (name, String::from_utf8(output.stdout).expect("a help text is UTF-8"))
     };
-    SUBCOMMANDS.into_iter().map(help).collect()
+    SUBCOMMANDS.iter().copied().map(help).collect()
 }
 
 /// Fails with what was found.
@@ -230,10 +238,12 @@ fn every_command_that_is_shown_exists_with_its_flags() {
     for page in pages() {
         for code in page.code() {
             let Some(arguments) = code.trim_start().strip_prefix("bundlehook ") else { continue };
-            let mut arguments = arguments.split_whitespace().filter(|word| *word != "help");
+            let arguments = arguments.split_whitespace().filter(|word| *word != "help");
+            let mut arguments = arguments.peekable();
             let mut name = arguments.next().unwrap_or_default().to_owned();
-            if helps.keys().any(|known| known.starts_with(&format!("{name} "))) {
-                name = format!("{name} {}", arguments.next().unwrap_or_default());
+            let is_group = helps.keys().any(|known| known.starts_with(&format!("{name} ")));
+            if let Some(command) = arguments.next_if(|_| is_group) {
+                name = format!("{name} {command}");
             }
             let Some(help) = helps.get(&*name) else {
                 problems.push(format!("{}: bundlehook {name}", page.path.display()));

@@ -4,15 +4,16 @@
 use std::{fs, path::Path};
 
 /// Each layer with the layers it may import.
-const RULES: [(&str, &[&str]); 8] = [
+const RULES: [(&str, &[&str]); 9] = [
     ("model", &["model"]),
     ("wire", &["wire", "model"]),
     ("flow", &["flow", "wire", "model"]),
     ("config", &["config", "model"]),
     ("io", &["io", "flow", "wire", "model", "config"]),
+    ("commands", &["commands", "io", "flow", "wire", "model", "config"]),
     ("ops", &["ops", "io", "wire", "model", "config"]),
-    ("tools", &["tools", "io", "wire", "model", "config"]),
-    ("roles", &["roles", "tools", "io", "flow", "wire", "model", "config", "ops"]),
+    ("tools", &["tools", "commands", "io", "wire", "model", "config"]),
+    ("roles", &["roles", "tools", "commands", "io", "flow", "wire", "model", "config", "ops"]),
 ];
 
 #[test]

@@ -10,6 +10,7 @@ mod redis;
 mod start;
 mod tools;
 mod value;
+mod webhook;
 mod windows;
 
 use std::ffi::{OsStr, OsString};
@@ -27,9 +28,13 @@ pub use self::{
     },
     kafka::{KafkaSettings, TopicSettings},
     ops::{LogFormat, LogSettings, OpsSettings},
-    redis::RedisSettings,
+    redis::{RedisServers, RedisSettings},
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
+    webhook::{
+        DisableWebhook, EnableWebhook, ListWebhooks, LogWebhook, ResendWebhook, ShowWebhook, TestWebhook,
+        WebhookAction, WebhookCommand, WebhookCommon,
+    },
     windows::WindowSettings,
 };
 
@@ -61,6 +66,8 @@ pub enum Command {
     Topics(TopicsCommand),
     /// Publishes events or webhook settings from a JSONL file.
     Produce(ProduceCommand),
+    /// Looks at webhooks, switches them on and off, tries them out, sends again.
+    Webhook(WebhookCommand),
     /// A local receiver: prints each POST, answers it, and can record it.
     Receive(ReceiveCommand),
     /// Checks Kafka, its topics, Redis, the settings and the clocks; says what is wrong and how to mend it.
@@ -242,7 +249,10 @@ mod tests {
     #[test]
     fn every_setting_has_an_environment_variable_and_a_help_text() {
         let command = Cli::command();
-        let nested = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+        // What a command on a webhook is about is given with it, not set.
+        let is_set = |command: &clap::Command| command.get_name() != "webhook";
+        let nested = command.get_subcommands().filter(|command| is_set(command));
+        let nested = nested.flat_map(clap::Command::get_subcommands);
         for subcommand in command.get_subcommands().chain(nested) {
             for argument in subcommand.get_arguments().filter(|argument| argument.get_long().is_some()) {
                 let name = argument.get_long().unwrap_or_default();
@@ -295,6 +305,10 @@ mod tests {
             &format!("dead-letters list {kafka} --reason=invalid_json --since=2026-01-31T08:00:00Z"),
             &format!("dead-letters show {kafka} 3/17"),
             &format!("dead-letters redrive {kafka} 3/17 message-events/0/1041 --dry-run"),
+            &format!("webhook list {kafka} {redis}"),
+            &format!("webhook log wh-1 {kafka} {redis}"),
+            &format!("webhook enable wh-1 --send {kafka} {redis}"),
+            &format!("webhook resend wh-1 --from=2021-02-24T16:00:00Z {kafka} {redis}"),
         ] {
             let read = parse_line(&format!("bundlehook {line}"));
             assert!(read.is_ok(), "{line}: {read:?}");
@@ -308,6 +322,24 @@ mod tests {
         assert!(parse_line(&format!("{line} --file=a")).is_ok());
         assert!(parse_line(&format!("{line} --settings=a")).is_ok());
         assert!(parse_line(&format!("{line} --file=a --settings=a")).is_err());
+    }
+
+    #[test]
+    fn a_command_on_a_webhook_names_what_is_wrong() {
+        let connection = "--kafka-brokers=x:1 --redis-url=redis://x";
+        for (line, part) in [
+            ("show", "<ID>"),
+            ("resend wh-1", "--delivery"),
+            ("resend wh-1 --delivery=7", "expected a UUID"),
+            ("resend wh-1 --from=yesterday", "expected a timestamp"),
+            ("enable wh-1 --send --discard", "cannot be used with"),
+            ("log wh-1 --count=101", "expected a whole number from 1 to 100"),
+            ("list --timeout=soon", "BUNDLEHOOK_WEBHOOK_TIMEOUT"),
+        ] {
+            let exit = parse_line(&format!("bundlehook webhook {line} {connection}")).unwrap_err();
+            assert_eq!(exit.code, EXIT_USAGE, "{line}");
+            assert!(exit.text.contains(part), "{line}: {}", exit.text);
+        }
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::{
 
 use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
-use url::Url;
+use uuid::Uuid;
 
 use super::inspection::LetterPlace;
 use crate::model::{
     address::AllowedAddress,
+    ids::{BundleId, IdError, WebhookId, WorkspaceId},
     retry::RetrySchedule,
     time::{Millis, parse_timestamp},
 };
@@ -116,13 +117,29 @@ pub fn allowed_address(text: &str) -> Result<AllowedAddress, String> {
     text.trim().parse().map_err(|error: crate::model::address::AllowedAddressError| error.to_string())
 }
 
-/// The URL of a Redis server.
-pub fn redis_url(text: &str) -> Result<Url, String> {
-    let schemes = ["redis", "rediss", "unix", "redis+unix"];
-    Url::parse(text).ok().filter(|url| schemes.contains(&url.scheme())).ok_or_else(|| {
-        "expected a URL like `redis://host:6379/0`, `rediss://user:password@host` or `redis+unix:///path`"
-            .to_owned()
-    })
+/// Id of a webhook.
+pub fn webhook_id(text: &str) -> Result<WebhookId, IdError> {
+    WebhookId::parse(text)
+}
+
+/// Id of a workspace.
+pub fn workspace_id(text: &str) -> Result<WorkspaceId, IdError> {
+    WorkspaceId::parse(text)
+}
+
+/// A UUID.
+pub fn uuid(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| "expected a UUID like `9b7a3f52-0a6b-4a39-8a0e-1f2e3d4c5b6a`".to_owned())
+}
+
+/// The `webhook-id` of a delivery.
+pub fn bundle_id(text: &str) -> Result<BundleId, String> {
+    uuid(text).map(BundleId)
+}
+
+/// A point in time.
+pub fn time(text: &str) -> Result<Millis, String> {
+    parse_timestamp(text).map(Millis::from).map_err(|error| error.to_string())
 }
 
 /// Brokers, `host:port` separated by commas.
@@ -173,7 +190,6 @@ mod tests {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
         assert_eq!(properties("acks=1, client.id=d=e").unwrap()["client.id"], "d=e");
         assert!(retry_schedule("5s,30s,2m").is_ok());
-        assert!(redis_url("redis+unix:///tmp/x.sock").is_ok());
         assert!(brokers("a:1,b:2").is_ok());
         assert_eq!(number(1..=5u8)("5"), Ok(5));
         assert_eq!(replication_factor("-1"), Ok(-1));
@@ -203,7 +219,6 @@ mod tests {
             retry_schedule("5s,,2m").map(drop),
             properties("a").map(drop),
             allowed_address("x").map(drop),
-            redis_url("http://x").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),
             number(1..=5u8)("6").map(drop),

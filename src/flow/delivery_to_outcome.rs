@@ -102,11 +102,14 @@ impl Reply {
     }
 }
 
-/// What an attempt means for its delivery, which now counts it.
+/// What an attempt means for its delivery, which now counts it. A test that failed is not tried again.
 pub fn settle(delivery: &mut Delivery, webhook: &Webhook, reply: &Reply) -> Settlement {
     delivery.attempts += 1;
     delivery.refusals += u32::from(is_refusal(reply.status()));
-    settlement(reply.outcome(webhook), reply.status(), webhook.success, delivery.refusals)
+    match settlement(reply.outcome(webhook), reply.status(), webhook.success, delivery.refusals) {
+        Settlement::Open if delivery.head.is_test() => Settlement::Rejected,
+        settlement => settlement,
+    }
 }
 
 /// What went wrong, in words that help the customer and show nothing of our own network.
@@ -181,7 +184,9 @@ pub fn record(ended: &Ended<'_>) -> AttemptRecord {
             messages: head.messages,
         },
         attempt: delivery.attempts,
-        kind: "bundle".to_owned(),
+        kind: head.kind().to_owned(),
+        request_id: head.request().map(|request| request.id),
+        requested_by: head.request().map(|request| request.by.clone()),
         started_at: ended.started_at.to_rfc3339(),
         duration_ms: ended.duration_ms,
         request: sent(ended.request),

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     model::{
-        bundle::{BundleHead, BundleRecord, Source, message_bundle_id},
+        bundle::{BundleHead, BundleRecord, Origin, Source, message_bundle_id},
         event::{Event, Skip},
         history::Directory,
         ids::{ChatId, WebhookId, WorkspaceId},
@@ -215,9 +215,14 @@ impl Planner<'_> {
                 granularity: Granularity::None,
                 window_start: None,
                 part: 0,
-                position: Position::None(NonePosition { offset: record.offset, webhook: webhook.clone() }),
-                source: self.source.clone(),
-                source_offset: record.offset,
+                origin: Origin::Messages {
+                    position: Position::None(NonePosition {
+                        offset: record.offset,
+                        webhook: webhook.clone(),
+                    }),
+                    source: self.source.clone(),
+                    source_offset: record.offset,
+                },
                 messages: 1,
                 arrived_at: record.arrived,
             };

@@ -6,4 +6,5 @@ pub mod delivery_to_outcome;
 pub mod event_to_window;
 pub mod outcome_to_notice;
 pub mod parked_to_delivery;
+pub mod request_to_bundle;
 pub mod window_to_bundle;

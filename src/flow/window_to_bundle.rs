@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::{
     model::{
         aggregation::{self, Line},
-        bundle::{BundleHead, BundleRecord, Source, window_bundle_id},
+        bundle::{BundleHead, BundleRecord, Origin, Source, window_bundle_id},
         history::Directory,
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{ClosedWindow, ClosingPosition, PartPosition, Position},
@@ -188,9 +188,7 @@ impl Bundler<'_> {
             granularity,
             window_start: Some(window.start),
             part: content.part,
-            position,
-            source: self.source.clone(),
-            source_offset,
+            origin: Origin::Messages { position, source: self.source.clone(), source_offset },
             messages: messages as u32,
             arrived_at: last.message.arrived,
         })

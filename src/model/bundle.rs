@@ -1,6 +1,7 @@
 //! A bundle: the messages of one chat over one window, or one message, sent in one POST to one webhook.
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{
     ids::{BundleId, ChatId, WebhookId, WorkspaceId, derive_id},
@@ -26,16 +27,88 @@ pub struct BundleHead {
     pub window_start: Option<Millis>,
     /// 1, 2, 3 … for the parts of a window that outgrew the limits; 0 for what was never cut.
     pub part: u32,
-    /// Where it stands in its stream.
-    pub position: Position,
-    /// What the positions and offsets count in.
-    pub source: Source,
-    /// Offset of the first of its messages in the source partition.
-    pub source_offset: i64,
+    /// What it comes from.
+    pub origin: Origin,
     /// How many messages it has.
     pub messages: u32,
-    /// Arrival of the message that arrived last.
+    /// Arrival of the message that arrived last; of what was asked for, when it was.
     pub arrived_at: Millis,
+}
+
+impl BundleHead {
+    /// The request that it was made for, if it does not come from messages.
+    #[must_use]
+    pub fn request(&self) -> Option<&Request> {
+        match &self.origin {
+            Origin::Messages { .. } => None,
+            Origin::Request(request) => Some(request),
+        }
+    }
+
+    /// `bundle`, `test` or `resend`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.request().map_or("bundle", |request| request.kind.as_str())
+    }
+
+    /// Tells deliveries apart, also those of one bundle that is sent again under its id.
+    #[must_use]
+    pub fn delivery_id(&self) -> BundleId {
+        self.request().map_or(self.bundle_id, |request| resent_bundle_id(request.id, self.bundle_id))
+    }
+
+    /// True if somebody tries the webhook out with it.
+    #[must_use]
+    pub fn is_test(&self) -> bool {
+        self.request().is_some_and(|request| request.kind == RequestKind::Test)
+    }
+}
+
+/// What a bundle comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Messages.
+    Messages {
+        /// Where it stands in its stream.
+        position: Position,
+        /// What the positions and offsets count in.
+        source: Source,
+        /// Offset of the first of its messages in the source partition.
+        source_offset: i64,
+    },
+    /// Somebody asked for it; it has no place in a stream.
+    Request(Request),
+}
+
+/// A command that a bundle was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What was asked for.
+    pub kind: RequestKind,
+    /// Id of the command; one that is carried out twice has the same.
+    pub id: Uuid,
+    /// Who asked.
+    pub by: String,
+}
+
+/// What a command asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// A sample, to try the webhook out: logged, not counted, not tried again.
+    Test,
+    /// An earlier bundle once more.
+    Resend,
+}
+
+impl RequestKind {
+    /// The kind as it stands in records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::Resend => "resend",
+        }
+    }
 }
 
 /// A record of `bundles`.
@@ -85,4 +158,16 @@ pub fn window_bundle_id(
 #[must_use]
 pub fn message_bundle_id(webhook: &WebhookId, workspace: &str, chat: &str, message: &str) -> BundleId {
     BundleId(derive_id("message", &[webhook.as_str(), workspace, chat, message]))
+}
+
+/// Id of a test delivery, the same however often the request is carried out.
+#[must_use]
+pub fn test_bundle_id(request: Uuid) -> BundleId {
+    BundleId(derive_id("test", &[&request.to_string()]))
+}
+
+/// Another id for a bundle that is sent again, the same however often the request is carried out.
+#[must_use]
+pub fn resent_bundle_id(request: Uuid, original: BundleId) -> BundleId {
+    BundleId(derive_id("resend", &[&request.to_string(), &original.to_string()]))
 }

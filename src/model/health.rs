@@ -94,7 +94,7 @@ pub struct Lease {
 /// One failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Of which bundle.
+    /// Of which bundle; another id where it is sent again on request (`BundleHead::delivery_id`).
     pub bundle: BundleId,
     /// The how-manieth attempt, from 1.
     pub attempt: u32,
@@ -211,13 +211,22 @@ impl Health {
         Self { number, warned_at, outbox, ..Self::new(activation) }
     }
 
+    /// Takes in that the system disabled the webhook under an enabling, which a store that went backwards has lost.
+    pub fn hold(&mut self, activation: Activation, at: Millis) {
+        if self.activation == activation && !matches!(self.circuit, Circuit::Disabled { .. }) {
+            self.circuit = Circuit::Disabled { at };
+        }
+    }
+
     /// Asks for an attempt. For [`Permission::Probe`] the health now holds the lease and must be stored first.
     pub fn permit(&mut self, token: Uuid, now: Millis, lease: std::time::Duration) -> Permission {
         match &mut self.circuit {
             Circuit::Healthy => Permission::Go,
             Circuit::Disabled { .. } => Permission::Held,
             Circuit::Tripped { next_at, .. } if now < *next_at => Permission::Wait(*next_at),
-            Circuit::Tripped { probe: Some(held), .. } if now < held.until => Permission::Wait(held.until),
+            Circuit::Tripped { probe: Some(held), .. } if held.token != token && now < held.until => {
+                Permission::Wait(held.until)
+            }
             Circuit::Tripped { probe, .. } => {
                 *probe = Some(Lease { token, until: now + lease });
                 Permission::Probe(token)
@@ -438,6 +447,26 @@ mod tests {
             !health.take(&webhook(), &ended(4, Some(first), Some("x"), 16_003)).counted,
             "and stays over"
         );
+    }
+
+    #[test]
+    fn who_asks_again_since_the_answer_was_lost_has_the_lease() {
+        let mut health = Health::new(activation(1));
+        fail(&mut health, 1);
+        let (token, lease) = (Uuid::from_u128(1), Duration::from_secs(15));
+        assert_eq!(health.permit(token, Millis(1000), lease), Permission::Probe(token));
+        assert_eq!(health.permit(token, Millis(1200), lease), Permission::Probe(token));
+    }
+
+    #[test]
+    fn a_disabling_that_was_lost_holds_for_its_enabling_only() {
+        let mut health = Health::new(activation(1));
+        health.hold(activation(0), Millis(9));
+        assert!(health.is_clean());
+        health.hold(activation(1), Millis(9));
+        assert_eq!(health.circuit, Circuit::Disabled { at: Millis(9) });
+        health.hold(activation(1), Millis(10));
+        assert_eq!(health.circuit, Circuit::Disabled { at: Millis(9) });
     }
 
     #[test]

@@ -33,14 +33,27 @@ pub struct Place {
 /// What the system and the commands decide about a webhook (topic `webhook-states`).
 #[derive(Debug, Clone)]
 pub enum State {
-    /// Its last enabling, kept since compaction removes the records that show it.
-    Activation(Activation),
+    /// Its last enabling, kept since compaction removes the records that show it; none: this record itself enables it.
+    Activation(Option<Activation>),
     /// The system disabled it.
     Disabled(Disabled),
     /// Bundles whose last message arrived before this are dropped.
     Cut(Millis),
     /// The settings in force where the latest record of `webhook-settings` is unusable.
     InForce(Box<Webhook>),
+}
+
+/// What a state is about: a tombstone takes the state of a kind back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateKind {
+    /// [`State::Activation`].
+    Activation,
+    /// [`State::Disabled`].
+    Disabled,
+    /// [`State::Cut`].
+    Cut,
+    /// [`State::InForce`].
+    InForce,
 }
 
 /// A disabling by the system.
@@ -73,7 +86,7 @@ struct WebhookHistory {
     activation: Option<Activation>,
     /// The activation is that of the first record that is left, which need not be the one that enabled it.
     activation_is_a_guess: bool,
-    /// The activation that `webhook-states` holds.
+    /// The activation that `webhook-states` holds, by its latest record.
     stored_activation: Option<Activation>,
     disabled: Option<Disabled>,
     cut: Option<Millis>,
@@ -172,7 +185,10 @@ impl Directory {
         let history = self.webhooks.entry(id.clone()).or_default();
         match state {
             State::Activation(activation) => {
-                history.stored_activation = history.stored_activation.max(Some(activation));
+                let own = Activation { at: place.at.0, topic: 1, offset: place.offset };
+                let activation = activation.unwrap_or(own);
+                // Not the highest: compaction keeps the latest, so an older one that came late is stored over.
+                history.stored_activation = Some(activation);
                 let known = history.activation.filter(|_| !history.activation_is_a_guess);
                 history.activation = known.max(Some(activation));
                 history.activation_is_a_guess = false;
@@ -181,6 +197,26 @@ impl Directory {
             State::Cut(before) => history.cut = history.cut.max(Some(before)),
             State::InForce(_) => {}
         }
+    }
+
+    /// Takes a state back. An activation stays known, and is stored again: it only rises.
+    pub fn take_back(&mut self, id: &WebhookId, kind: StateKind) {
+        let Some(history) = self.webhooks.get_mut(id) else { return };
+        match kind {
+            StateKind::Activation => history.stored_activation = None,
+            StateKind::Disabled => history.disabled = None,
+            StateKind::Cut => history.cut = None,
+            // What it held is in force until the topic of settings has something usable.
+            StateKind::InForce => {}
+        }
+    }
+
+    /// The webhooks that exist, in the order of their ids.
+    #[must_use]
+    pub fn all(&self) -> Vec<Current> {
+        let mut ids: Vec<&WebhookId> = self.webhooks.keys().collect();
+        ids.sort();
+        ids.into_iter().filter_map(|id| self.current(id)).collect()
     }
 
     /// The webhooks that a workspace has or had, in the order of their ids.
@@ -335,7 +371,7 @@ mod tests {
                 directory.change(place(99), &id(), Some(settings("1h", true)));
                 directory.change(place(100), &id(), Some(settings("6h", true)));
             }
-            directory.state(place(11), &id(), State::Activation(activation));
+            directory.state(place(11), &id(), State::Activation(Some(activation)));
             directory.state(place(20), &id(), State::Disabled(disabled));
             if !settings_first {
                 directory.change(place(99), &id(), Some(settings("1h", true)));
@@ -356,9 +392,41 @@ mod tests {
         assert!(directory.current(&id()).unwrap().disabled.is_some());
         assert_eq!(wanted(&directory, 30), Some(Granularity::OneHour), "collecting goes on");
         assert_eq!(wanted(&directory, 20 + 7 * 86_400), None, "for seven days");
-        let again = Activation { at: 40_000, topic: 1, offset: 3 };
-        directory.state(place(40), &id(), State::Activation(again));
-        assert!(directory.current(&id()).unwrap().disabled.is_none());
+        directory.state(place(40), &id(), State::Activation(None));
+        let current = directory.current(&id()).unwrap();
+        assert!(current.disabled.is_none());
+        assert_eq!(current.activation, Activation { at: 40_000, topic: 1, offset: 40 });
+        assert!(directory.unstored_activations().is_empty(), "its record is there");
+    }
+
+    #[test]
+    fn an_older_activation_that_is_stored_late_does_not_outlive_the_newer_one() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        let first = directory.current(&id()).unwrap().activation;
+        directory.state(place(40), &id(), State::Activation(None));
+        directory.state(place(41), &id(), State::Activation(Some(first)));
+        let newer = Activation { at: 40_000, topic: 1, offset: 40 };
+        assert_eq!(directory.current(&id()).unwrap().activation, newer);
+        let unstored = directory.unstored_activations();
+        assert_eq!(unstored.into_iter().map(|(_, activation)| activation).collect::<Vec<_>>(), [newer]);
+    }
+
+    #[test]
+    fn a_state_that_is_taken_back_is_void() {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        let activation = directory.current(&id()).unwrap().activation;
+        directory.state(place(11), &id(), State::Activation(Some(activation)));
+        directory.state(place(20), &id(), State::Disabled(Disabled { activation, at: at(20) }));
+        directory.state(place(20), &id(), State::Cut(at(20)));
+        for kind in [StateKind::Activation, StateKind::Disabled, StateKind::Cut, StateKind::InForce] {
+            directory.take_back(&id(), kind);
+        }
+        let current = directory.current(&id()).unwrap();
+        assert_eq!((current.activation, current.disabled), (activation, None));
+        assert!(!directory.owner_dropped(&id(), at(19)));
+        assert_eq!(directory.unstored_activations().len(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod address;
 pub mod aggregation;
 pub mod bundle;
 pub mod delivery;
+pub mod edit;
 pub mod event;
 pub mod health;
 pub mod history;

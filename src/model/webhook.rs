@@ -39,6 +39,10 @@ pub struct Webhook {
     pub owner: Owner,
     /// Counts edits.
     pub version: u64,
+    /// When it was edited, as whoever did it says.
+    pub updated_at: Option<String>,
+    /// Who edited it.
+    pub updated_by: Option<String>,
     /// Tells settings apart within a process: publishing the same again changes nothing.
     pub fingerprint: u64,
 }

@@ -207,7 +207,7 @@ impl Metrics {
         for operation in ["apply", "health", "queue", "turn"] {
             metrics.redis_failures.with_label_values(&[operation, "busy"]);
         }
-        for result in ["delivered", "rejected", "dropped", "expired"] {
+        for result in ["delivered", "rejected", "dropped", "expired", "tested"] {
             metrics.bundles_settled.with_label_values(&[result]);
         }
         Ok(metrics)

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Roles;
 use crate::{
-    config::{DevCommand, KafkaSettings, ProduceSettings, RedisSettings, TopicSettings},
+    config::{DevCommand, KafkaSettings, ProduceSettings, RedisServers, RedisSettings, TopicSettings},
     io::{
         kafka::{Topics, embedded::EmbeddedBroker},
         redis::server::RedisServer,
@@ -30,10 +30,12 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
     let redis = RedisServer::start().await.context("`dev` needs a Redis of its own")?;
     let broker = EmbeddedBroker::start(topics()).await.context("the embedded broker did not start")?;
     let kafka = broker.settings();
-    let redis_settings = RedisSettings { url: redis.url()?, timeout: REDIS_TIMEOUT };
+    let redis_url = redis.url()?;
+    let redis_settings =
+        RedisSettings { servers: RedisServers::Single(redis_url.clone()), timeout: REDIS_TIMEOUT };
     println!("embedded broker: topics are not checked, nothing outlives this process");
     println!("export BUNDLEHOOK_KAFKA_BROKERS={}", broker.servers());
-    println!("export BUNDLEHOOK_REDIS_URL={}", redis_settings.url);
+    println!("export BUNDLEHOOK_REDIS_URL={redis_url}");
     if let Some(settings) = command.dev.settings {
         tokio::spawn(republish(kafka.clone(), settings, stop.clone()));
     }

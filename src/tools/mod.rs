@@ -1,4 +1,5 @@
-//! Tools beside the roles: a local receiver, publishing from files, the topics; and what shows and mends trouble.
+//! Tools beside the roles: a local receiver, publishing from files, the topics; commands on webhooks; and what shows and
+//! mends trouble.
 
 pub mod dead_letters;
 pub mod doctor;
@@ -7,6 +8,7 @@ pub mod produce;
 pub mod receive;
 mod table;
 pub mod topics;
+pub mod webhook;
 
 use std::{
     io::{self, Write},

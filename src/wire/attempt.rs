@@ -31,6 +31,12 @@ pub struct AttemptRecord {
     pub attempt: u32,
     /// `bundle`, `test` or `resend`.
     pub kind: String,
+    /// Id of the command that asked for it; absent for `bundle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+    /// Who asked for it; absent for `bundle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
     /// When it began; RFC 3339.
     pub started_at: String,
     /// How long it took.

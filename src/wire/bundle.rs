@@ -5,7 +5,7 @@ use std::{collections::HashMap, str::FromStr};
 use uuid::Uuid;
 
 use crate::model::{
-    bundle::{BundleHead, Source},
+    bundle::{BundleHead, Origin, Request, RequestKind, Source},
     ids::{BundleId, ChatId, WebhookId, WorkspaceId},
     position::Position,
     time::{Millis, parse_timestamp},
@@ -28,15 +28,22 @@ pub fn encode(head: &BundleHead) -> Headers {
         ("chat-id", head.chat_id.to_string()),
         ("granularity", head.granularity.to_string()),
         ("part", head.part.to_string()),
-        ("stream", head.position.stream().to_owned()),
-        ("position", head.position.to_string()),
-        ("source-topic-id", head.source.topic_id.clone()),
-        ("source-partition", head.source.partition.to_string()),
-        ("source-offset", head.source_offset.to_string()),
         ("messages", head.messages.to_string()),
         ("arrived-at", head.arrived_at.0.to_string()),
-        ("kind", "bundle".to_owned()),
+        ("kind", head.kind().to_owned()),
     ];
+    match &head.origin {
+        Origin::Messages { position, source, source_offset } => headers.extend([
+            ("stream", position.stream().to_owned()),
+            ("position", position.to_string()),
+            ("source-topic-id", source.topic_id.clone()),
+            ("source-partition", source.partition.to_string()),
+            ("source-offset", source_offset.to_string()),
+        ]),
+        Origin::Request(request) => {
+            headers.extend([("request-id", request.id.to_string()), ("requested-by", request.by.clone())]);
+        }
+    }
     if let Some(start) = head.window_start {
         headers.push(("window-start", window_start(start)));
     }
@@ -78,7 +85,6 @@ pub fn decode<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<
     if version != VERSION {
         return Err(invalid("bundlehook-version", version, "1, the only version that this release knows"));
     }
-    let position = headers.text("position")?;
     let window_start = headers.0.get("window-start").map(|text| {
         parse_timestamp(text).map(Millis::from).map_err(|_| invalid("window-start", text, "an RFC 3339 time"))
     });
@@ -90,13 +96,7 @@ pub fn decode<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<
         granularity: headers.parse("granularity", "a granularity")?,
         window_start: window_start.transpose()?,
         part: headers.parse("part", "a number")?,
-        position: Position::parse(headers.text("stream")?, position)
-            .map_err(|_| invalid("position", position, "a position in its stream"))?,
-        source: Source {
-            topic_id: headers.text("source-topic-id")?.to_owned(),
-            partition: headers.parse("source-partition", "a number")?,
-        },
-        source_offset: headers.parse("source-offset", "a number")?,
+        origin: headers.origin()?,
         messages: headers.parse("messages", "a number")?,
         arrived_at: Millis(headers.parse("arrived-at", "milliseconds")?),
     })
@@ -105,6 +105,30 @@ pub fn decode<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<
 struct Reader<'a>(HashMap<&'a str, &'a str>);
 
 impl Reader<'_> {
+    fn origin(&self) -> Result<Origin, BundleError> {
+        let kind = match self.text("kind")? {
+            "bundle" => return self.messages(),
+            "test" => RequestKind::Test,
+            "resend" => RequestKind::Resend,
+            other => return Err(invalid("kind", other, "`bundle`, `test` or `resend`")),
+        };
+        let (id, by) = (self.parse("request-id", "a UUID")?, self.text("requested-by")?.to_owned());
+        Ok(Origin::Request(Request { kind, id, by }))
+    }
+
+    fn messages(&self) -> Result<Origin, BundleError> {
+        let position = self.text("position")?;
+        Ok(Origin::Messages {
+            position: Position::parse(self.text("stream")?, position)
+                .map_err(|_| invalid("position", position, "a position in its stream"))?,
+            source: Source {
+                topic_id: self.text("source-topic-id")?.to_owned(),
+                partition: self.parse("source-partition", "a number")?,
+            },
+            source_offset: self.parse("source-offset", "a number")?,
+        })
+    }
+
     fn text(&self, name: &'static str) -> Result<&str, BundleError> {
         self.0.get(name).copied().ok_or(BundleError::Missing(name))
     }
@@ -138,12 +162,19 @@ pub(crate) mod tests {
             granularity: Granularity::SixHours,
             window_start: Some(Millis(1_614_182_400_000)),
             part: 2,
-            position: Position::parse("parts", "1614182400000/77/6h/wh-1").unwrap(),
-            source: Source { topic_id: "AAAA".to_owned(), partition: 3 },
-            source_offset: 41,
+            origin: Origin::Messages {
+                position: Position::parse("parts", "1614182400000/77/6h/wh-1").unwrap(),
+                source: Source { topic_id: "AAAA".to_owned(), partition: 3 },
+                source_offset: 41,
+            },
             messages: 1000,
             arrived_at: Millis(1_614_182_500_000),
         }
+    }
+
+    pub(crate) fn requested(kind: RequestKind) -> BundleHead {
+        let request = Request { kind, id: Uuid::from_u128(5), by: "amnon@acme.example".to_owned() };
+        BundleHead { origin: Origin::Request(request), ..head() }
     }
 
     fn read(headers: &Headers) -> Result<BundleHead, BundleError> {
@@ -155,6 +186,17 @@ pub(crate) mod tests {
         assert_eq!(read(&encode(&head())), Ok(head()));
         let at_once = BundleHead { window_start: None, granularity: Granularity::None, ..head() };
         assert_eq!(read(&encode(&at_once)), Ok(at_once));
+        for kind in [RequestKind::Test, RequestKind::Resend] {
+            assert_eq!(read(&encode(&requested(kind))), Ok(requested(kind)));
+        }
+    }
+
+    #[test]
+    fn each_request_to_send_a_bundle_again_is_a_delivery_of_its_own() {
+        let again = requested(RequestKind::Resend);
+        assert_eq!(head().delivery_id(), head().bundle_id);
+        assert_ne!(again.delivery_id(), head().delivery_id());
+        assert_eq!(again.delivery_id(), again.clone().delivery_id());
     }
 
     #[test]

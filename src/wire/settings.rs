@@ -8,6 +8,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::model::{
     ids::{WebhookId, WorkspaceId},
+    time::{Millis, body_timestamp},
     webhook::{Owner, SuccessRule, Webhook, is_reserved_header},
     window::Granularity,
 };
@@ -40,6 +42,19 @@ struct RawSettings {
     headers: Option<BTreeMap<String, SecretText>>,
     owner: Object<Owner>,
     version: Option<u64>,
+    updated_at: Option<String>,
+    updated_by: Option<String>,
+}
+
+/// Switches a webhook on or off in its record; whatever else stands there stays as it is. None if the record is no object.
+#[must_use]
+pub fn switched(record: &[u8], enabled: bool, version: u64, at: Millis, by: &str) -> Option<Vec<u8>> {
+    let mut settings: serde_json::Map<String, Value> = serde_json::from_slice(record).ok()?;
+    settings.insert("enabled".to_owned(), enabled.into());
+    settings.insert("version".to_owned(), version.into());
+    settings.insert("updated_at".to_owned(), body_timestamp(at.to_utc()).into());
+    settings.insert("updated_by".to_owned(), by.into());
+    serde_json::to_vec(&settings).ok()
 }
 
 /// A value that never shows in an error.
@@ -77,6 +92,8 @@ impl RawSettings {
             headers: parse_headers(self.headers.unwrap_or_default())?,
             owner: self.owner.0,
             version: self.version.unwrap_or(1),
+            updated_at: self.updated_at,
+            updated_by: self.updated_by,
             fingerprint: hasher.finish(),
         })
     }
@@ -150,7 +167,7 @@ fn parse_headers(headers: BTreeMap<String, SecretText>) -> Result<Vec<(HeaderNam
 #[cfg(test)]
 mod tests {
     use secrecy::ExposeSecret;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -200,6 +217,25 @@ mod tests {
             assert!(error.contains(expected), "{field} {value}: {error}");
             assert!(!error.contains("topsecret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_switch_leaves_everything_else_as_it_is() {
+        let record = json!({
+            "webhook_id": "wh-1", "workspace_id": "ws-acme", "url": "https://hooks.example/abc", "unknown": [1],
+            "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "version": 3,
+            "owner": {"full_name": "Amnon Haha", "email": "amnon@acme.example"},
+        });
+        let switched = switched(record.to_string().as_bytes(), false, 4, Millis(0), "amnon").unwrap();
+        let webhook = decode(&switched).unwrap();
+        assert_eq!((webhook.enabled, webhook.version), (false, 4));
+        assert_eq!(webhook.updated_by.as_deref(), Some("amnon"));
+        let mut left: Value = serde_json::from_slice(&switched).unwrap();
+        for field in ["enabled", "updated_at", "updated_by"] {
+            left.as_object_mut().unwrap().remove(field);
+        }
+        left["version"] = 3.into();
+        assert_eq!(left, record);
     }
 
     #[test]

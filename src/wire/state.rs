@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{poison::Poison, settings, text::read_object};
 use crate::model::{
     health::Notice,
-    history::{Disabled, HOLD, State},
+    history::{Disabled, HOLD, State, StateKind},
     ids::{WebhookId, WorkspaceId},
     time::{Millis, parse_timestamp},
     webhook::{Activation, Webhook},
@@ -48,6 +48,28 @@ pub fn encode_activation(webhook: &Webhook, activation: Activation) -> (String, 
     encode(webhook, "activation", Millis(activation.at), State { activation, by: "settings" })
 }
 
+/// The record that itself enables a webhook, by a command. Returns key and value.
+#[must_use]
+pub fn encode_enabling(webhook: &Webhook, at: Millis, by: &str) -> (String, Vec<u8>) {
+    #[derive(Serialize)]
+    struct State<'a> {
+        activation: Option<Activation>,
+        by: &'a str,
+    }
+    encode(webhook, "activation", at, State { activation: None, by })
+}
+
+/// The record that drops what is held: what arrived before a time. Returns key and value.
+#[must_use]
+pub fn encode_discard(webhook: &Webhook, before: Millis) -> (String, Vec<u8>) {
+    #[derive(Serialize)]
+    struct State {
+        before: String,
+        reason: &'static str,
+    }
+    encode(webhook, "cut", before, State { before: before.to_rfc3339(), reason: "discarded" })
+}
+
 /// The record that says that the system disabled a webhook. Returns key and value.
 #[must_use]
 pub fn encode_disabled(webhook: &Webhook, notice: &Notice) -> (String, Vec<u8>) {
@@ -76,6 +98,20 @@ fn encode(webhook: &Webhook, kind: &'static str, at: Millis, state: impl Seriali
     (format!("{webhook_id}/{kind}"), value)
 }
 
+/// Reads the key of a record: the kind follows the last `/`. None for one that is no state's.
+#[must_use]
+pub fn decode_key(key: &[u8]) -> Option<(WebhookId, StateKind)> {
+    let (id, kind) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;
+    let kind = match kind {
+        "activation" => StateKind::Activation,
+        "disabled" => StateKind::Disabled,
+        "cut" => StateKind::Cut,
+        "in_force" => StateKind::InForce,
+        _ => return None,
+    };
+    Some((WebhookId::parse(id).ok()?, kind))
+}
+
 /// Reads one record.
 ///
 /// # Errors
@@ -88,7 +124,8 @@ pub fn decode(value: &[u8]) -> Result<(WebhookId, State), Poison> {
     }
     let activation = || read.activation.ok_or_else(|| Poison::missing("activation"));
     let state = match read.kind.as_str() {
-        "activation" => State::Activation(activation()?),
+        // Null: the record itself enables.
+        "activation" => State::Activation(read.activation),
         "disabled" => State::Disabled(Disabled { activation: activation()?, at: time("at", &read.at)? }),
         "cut" => State::Cut(time("before", &read.before.ok_or_else(|| Poison::missing("before"))?)?),
         "in_force" => {
@@ -124,7 +161,7 @@ mod tests {
         let activation = Activation { at: 1_614_182_400_000, topic: 0, offset: 12 };
         let (key, value) = encode_activation(&webhook(), activation);
         assert_eq!(key, "wh-1/activation");
-        assert!(matches!(decode(&value).unwrap().1, State::Activation(read) if read == activation));
+        assert!(matches!(decode(&value).unwrap().1, State::Activation(Some(read)) if read == activation));
 
         let at = Millis(1_614_182_500_123);
         let notice = Notice {
@@ -139,6 +176,25 @@ mod tests {
         assert_eq!(key, "wh-1/disabled");
         let disabled = Disabled { activation, at };
         assert!(matches!(decode(&value).unwrap().1, State::Disabled(read) if read == disabled));
+    }
+
+    #[test]
+    fn what_the_commands_write_reads_back() {
+        let at = Millis(1_614_182_500_123);
+        let (key, value) = encode_enabling(&webhook(), at, "amnon@acme.example");
+        assert_eq!(decode_key(key.as_bytes()).unwrap().1, StateKind::Activation);
+        assert!(matches!(decode(&value).unwrap().1, State::Activation(None)));
+        let (key, value) = encode_discard(&webhook(), at);
+        assert_eq!(decode_key(key.as_bytes()).unwrap().1, StateKind::Cut);
+        assert!(matches!(decode(&value).unwrap().1, State::Cut(before) if before == at));
+    }
+
+    #[test]
+    fn the_kind_follows_the_last_slash_of_a_key() {
+        let (id, kind) = decode_key(b"a/b/disabled").unwrap();
+        assert_eq!((id.as_str(), kind), ("a/b", StateKind::Disabled));
+        assert!(decode_key(b"heartbeat").is_none());
+        assert!(decode_key(b"wh-1/x").is_none());
     }
 
     #[test]

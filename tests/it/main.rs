@@ -2,6 +2,8 @@
 
 mod support;
 
+mod brokers;
+mod commands;
 mod crashes;
 mod dead_letters;
 mod delivery;
@@ -14,9 +16,13 @@ mod oracle;
 mod parking;
 mod partitions;
 mod queue;
+mod requests;
 mod rig;
 mod schemas;
 mod settings;
 mod skips;
+mod stalls;
 mod tools;
+mod topologies;
+mod trouble;
 mod views;

@@ -18,8 +18,8 @@ const SECOND: Uuid = Uuid::from_u128(2);
 const NOW: Millis = Millis(1_614_211_270_020);
 
 async fn connect(server: &support::Redis) -> Redis {
-    let url = server.url().parse().expect("it is a URL");
-    let settings = RedisSettings { url, timeout: Duration::from_secs(5) };
+    let servers = server.url().parse().expect("it is a URL");
+    let settings = RedisSettings { servers, timeout: Duration::from_secs(5) };
     Redis::connect(&settings).await.expect("the URL can be used")
 }
 

@@ -116,6 +116,19 @@ async fn everything_that_is_written_is_valid() {
     let states = system.wait_records("webhook-states", |records| records.iter().any(is_disabled)).await;
     system.wait_records("message-skips", |records| !records.is_empty()).await;
 
+    let sent_again = posts[0].header("webhook-id").expect("a POST has an id");
+    for args in [
+        &["enable", &id, "--discard"][..],
+        &["test", &tenant.webhook_id("1h")],
+        &["resend", &tenant.webhook_id("1h"), "--delivery", sent_again, "--new-id"],
+    ] {
+        let finished = system.webhook(args).await;
+        assert!(finished.status.success(), "{finished:?}");
+    }
+    tenant.wait_posts("/1h", 4).await;
+    tenant.wait_records_of("delivery-attempts", "1h", 4).await;
+    let states = system.wait_records("webhook-states", |records| records.len() > states.len() + 1).await;
+
     let schemas = Schemas::load();
     schemas.check("body-aggregated", &posts[0].json());
     schemas.check("body-single", &tenant.posts("/none")[0].json());

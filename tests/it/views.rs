@@ -19,8 +19,8 @@ const DAY: Duration = Duration::from_hours(24);
 const ATTEMPTS: ViewSource = ViewSource { kind: ViewKind::Attempts, partition: 3 };
 
 async fn store(server: &support::Redis) -> ViewStore {
-    let url = server.url().parse().expect("it is a URL");
-    let settings = RedisSettings { url, timeout: Duration::from_secs(5) };
+    let servers = server.url().parse().expect("it is a URL");
+    let settings = RedisSettings { servers, timeout: Duration::from_secs(5) };
     ViewStore::new(Redis::connect(&settings).await.expect("the URL can be used"), "p.")
 }
 

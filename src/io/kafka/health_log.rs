@@ -66,7 +66,18 @@ impl HealthLog {
     /// The health of a webhook after its last recorded outcome, with everything that was recorded before this call.
     /// None if it never failed.
     pub async fn latest(&self, webhook: &WebhookId) -> Option<Health> {
-        self.following.fresh_since(Instant::now()).await;
+        self.read_since(Instant::now()).await;
+        self.known(webhook)
+    }
+
+    /// Waits until everything that was recorded before a moment has been read. False if the reading has ended.
+    pub async fn read_since(&self, moment: Instant) -> bool {
+        self.following.fresh_since(moment).await
+    }
+
+    /// The health of a webhook after its last recorded outcome, as far as it has been read.
+    #[must_use]
+    pub fn known(&self, webhook: &WebhookId) -> Option<Health> {
         self.healths.read().unwrap_or_else(PoisonError::into_inner).get(webhook).cloned()
     }
 }

@@ -24,7 +24,7 @@ const STALLED: Duration = Duration::from_mins(1);
 #[derive(Clone, Copy)]
 pub struct Replayed<'a> {
     pub offset: i64,
-    /// Its timestamp.
+    /// The broker's timestamp.
     pub at: Millis,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
@@ -38,6 +38,50 @@ impl<'a> Replayed<'a> {
         let header = self.message.headers()?.iter().find(|header| header.key == name)?;
         std::str::from_utf8(header.value?).ok()
     }
+
+    /// All headers.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        let headers = self.message.headers().into_iter().flat_map(Headers::iter);
+        headers.map(|header| (header.key, header.value.unwrap_or_default()))
+    }
+}
+
+/// The offset of the first record of a partition that has a timestamp or a later one; the end if there is none.
+///
+/// # Errors
+/// If the broker does not answer.
+pub async fn offset_at(
+    settings: &KafkaSettings,
+    topic: &str,
+    partition: i32,
+    at: Millis,
+) -> Result<i64, KafkaError> {
+    let consumer = consumer(settings)?;
+    let topic = topic.to_owned();
+    let ask = move || {
+        let mut times = TopicPartitionList::new();
+        times.add_partition_offset(&topic, partition, Offset::Offset(at.0))?;
+        let found = consumer.offsets_for_times(times, REQUEST_WAIT)?;
+        match found.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::offset) {
+            Some(Offset::Offset(offset)) => Ok(offset),
+            _ => Ok(consumer.fetch_watermarks(&topic, partition, REQUEST_WAIT)?.1),
+        }
+    };
+    tokio::task::spawn_blocking(ask).await.map_err(|_| KafkaError::Canceled)?
+}
+
+fn consumer(settings: &KafkaSettings) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
+    let mut config = super::client_config(settings);
+    config
+        .set("group.id", "bundlehook-replay")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.wait.max.ms", "50")
+        .set("fetch.queue.backoff.ms", "10");
+    with_properties(&mut config, settings);
+    config.create_with_context(LoggingContext)
 }
 
 /// Reads a partition from an offset to the end that it has now, or until it is told to break off, and returns that end.
@@ -52,17 +96,7 @@ pub async fn replay(
     from: i64,
     take: impl FnMut(&Replayed<'_>) -> ControlFlow<()> + Send + 'static,
 ) -> Result<i64, KafkaError> {
-    let mut config = super::client_config(settings);
-    config
-        .set("group.id", "bundlehook-replay")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "earliest")
-        .set("fetch.wait.max.ms", "50")
-        .set("fetch.queue.backoff.ms", "10");
-    with_properties(&mut config, settings);
-    let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
+    let consumer = consumer(settings)?;
     let topic = topic.to_owned();
     let read = move || read(&consumer, &topic, partition, from, take);
     tokio::task::spawn_blocking(read).await.map_err(|_| KafkaError::Canceled)?

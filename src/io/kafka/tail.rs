@@ -97,6 +97,11 @@ impl SettingsTail {
         self.following.fresh_since(since).await
     }
 
+    /// Waits until the directory holds everything that was published before a moment. False if the tail has ended.
+    pub async fn read_since(&self, moment: Instant) -> bool {
+        self.following.fresh_since(moment).await
+    }
+
     /// A receiver that changes whenever the topics have been read to their end again.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<Instant>> {
@@ -158,7 +163,12 @@ impl Reader {
     }
 
     fn take_state(&self, place: Place, message: &BorrowedMessage<'_>) {
-        let Some(value) = message.payload() else { return };
+        let Some(value) = message.payload() else {
+            if let Some((id, kind)) = message.key().and_then(state::decode_key) {
+                self.directory.write().unwrap_or_else(PoisonError::into_inner).take_back(&id, kind);
+            }
+            return;
+        };
         match state::decode(value) {
             Ok((id, state)) => {
                 self.directory.write().unwrap_or_else(PoisonError::into_inner).state(place, &id, state);

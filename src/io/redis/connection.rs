@@ -1,12 +1,28 @@
 //! The connection to Redis, and what its errors mean for the caller.
 
-use redis::{
-    ErrorKind, FromRedisValue, RedisError, ScriptInvocation, ServerErrorKind, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
-use tracing::warn;
 
-use crate::config::RedisSettings;
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, ScriptInvocation, ServerErrorKind,
+    Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClientBuilder,
+    cluster_async::ClusterConnection,
+};
+use tracing::{info, warn};
+
+use super::master::Master;
+use crate::config::{RedisServers, RedisSettings};
+
+/// Trouble of one kind is told again after so long.
+const TOLD_FOR: Duration = Duration::from_secs(10);
+/// Trouble is over when nothing failed for so long.
+const CALM: Duration = Duration::from_secs(1);
+/// Pause before servers that can't be reached at the start are tried again.
+const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why an operation on Redis has no result.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +50,12 @@ impl StoreError {
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Busy(_))
     }
+
+    /// True if Redis has no memory for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Busy(error) if error.code() == Some("OOM"))
+    }
 }
 
 impl From<RedisError> for StoreError {
@@ -49,7 +71,9 @@ impl From<RedisError> for StoreError {
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::Moved
                 | ServerErrorKind::Ask
-                | ServerErrorKind::ReadOnly => Self::Busy(error),
+                | ServerErrorKind::ReadOnly
+                // It was loaded at another server than the one that runs it: there was a failover in between.
+                | ServerErrorKind::NoScript => Self::Busy(error),
                 _ => Self::Bug(error),
             },
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
@@ -63,30 +87,63 @@ impl From<RedisError> for StoreError {
     }
 }
 
-/// A connection that heals by itself and is shared by all tasks of a process.
+/// Redis, however many servers it has. Heals by itself and is shared by all tasks of a process.
+///
+/// All keys of a script must be in one slot. A script may be carried out twice, also much later: after a time-out, or
+/// where a Cluster redirects it.
 #[derive(Clone)]
 pub struct Redis {
-    connection: ConnectionManager,
+    servers: Servers,
+    trouble: Arc<Mutex<Trouble>>,
+}
+
+/// What was told of Redis last: it may concern each of many calls.
+#[derive(Default)]
+struct Trouble {
+    /// When, and of what kind.
+    told: Option<(Instant, (ErrorKind, Option<String>))>,
+    /// The last failure.
+    at: Option<Instant>,
+}
+
+impl Trouble {
+    fn failed(&mut self, error: &RedisError) {
+        let now = Instant::now();
+        self.at = Some(now);
+        let kind = (error.kind(), error.code().map(str::to_owned));
+        if !self.told.as_ref().is_some_and(|(at, told)| *told == kind && now.duration_since(*at) < TOLD_FOR) {
+            self.told = Some((now, kind));
+            warn!(%error, "redis can't serve; what needs it waits");
+        }
+    }
+
+    fn served(&mut self) {
+        if self.at.is_some_and(|at| at.elapsed() >= CALM) {
+            (self.at, self.told) = (None, None);
+            info!("redis serves again");
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Servers {
+    Master(Arc<Master>),
+    Cluster(ClusterConnection),
 }
 
 impl Redis {
     /// Connects; waits for the first connection as long as it takes.
     ///
     /// # Errors
-    /// If the URL can't be used.
+    /// If the settings can't be used.
     pub async fn connect(settings: &RedisSettings) -> Result<Self, RedisError> {
-        let client = redis::Client::open(settings.url.as_str())?;
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(settings.timeout))
-            .set_connection_timeout(Some(settings.timeout))
-            .set_max_delay(std::time::Duration::from_secs(2));
         loop {
-            match client.get_connection_manager_with_config(config.clone()).await {
-                Ok(connection) => return Ok(Self { connection }),
+            match Servers::connect(settings).await {
+                Ok(servers) => return Ok(Self { servers, trouble: Arc::default() }),
                 Err(error) if error.kind() == ErrorKind::InvalidClientConfig => return Err(error),
                 Err(error) => {
                     warn!(%error, "redis can't be reached yet");
-                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                    tokio::time::sleep(START_PAUSE).await;
                 }
             }
         }
@@ -100,29 +157,138 @@ impl Redis {
         &self,
         invocation: &ScriptInvocation<'_>,
     ) -> Result<T, StoreError> {
-        read(invocation.invoke_async(&mut self.connection.clone()).await?)
+        let mut connection = self.connection().await?;
+        let answer = invocation.invoke_async(&mut connection).await;
+        self.judge(&connection, answer)
     }
 
-    /// Runs a pipeline.
+    /// Runs a pipeline, whose keys are in one slot.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, StoreError> {
-        read(pipeline.query_async(&mut self.connection.clone()).await?)
+    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
+        let mut connection = self.connection().await?;
+        let answer = pipeline.query_async(&mut connection).await;
+        self.judge(&connection, answer)
     }
 
     /// Runs a command.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, StoreError> {
-        read(command.query_async(&mut self.connection.clone()).await?)
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let mut connection = self.connection().await?;
+        let answer = command.query_async(&mut connection).await;
+        self.judge(&connection, answer)
+    }
+
+    async fn connection(&self) -> Result<Connection, StoreError> {
+        match &self.servers {
+            Servers::Master(master) => {
+                let found = master.connection().await;
+                let (number, connection) = found.map_err(|error| self.tell(StoreError::Busy(error)))?;
+                Ok(Connection::Master(number, connection))
+            }
+            Servers::Cluster(connection) => Ok(Connection::Cluster(connection.clone())),
+        }
+    }
+
+    /// Sees to it that the next call does not meet what this one met.
+    fn judge<T: FromRedisValue>(
+        &self,
+        used: &Connection,
+        answer: Result<Value, RedisError>,
+    ) -> Result<T, StoreError> {
+        match answer {
+            Ok(answer) => {
+                self.trouble.lock().unwrap_or_else(PoisonError::into_inner).served();
+                read(answer)
+            }
+            Err(error) => {
+                if let (Servers::Master(master), Connection::Master(number, _)) = (&self.servers, used)
+                    && is_another_server_wanted(&error)
+                {
+                    master.leave(*number);
+                }
+                Err(self.tell(error.into()))
+            }
+        }
+    }
+
+    fn tell(&self, error: StoreError) -> StoreError {
+        if let StoreError::Busy(error) = &error {
+            self.trouble.lock().unwrap_or_else(PoisonError::into_inner).failed(error);
+        }
+        error
     }
 }
 
 /// What a whole answer means.
 fn read<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
     redis::from_redis_value(answer).map_err(|error| StoreError::Damaged(error.to_string()))
+}
+
+/// True if the connection is gone, or silent, or leads to what is no master: behind the same address, or at another one
+/// by now, there may be a server that serves.
+fn is_another_server_wanted(error: &RedisError) -> bool {
+    let demoted = [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown].map(ErrorKind::Server);
+    error.is_io_error() || error.is_unrecoverable_error() || demoted.contains(&error.kind())
+}
+
+impl Servers {
+    async fn connect(settings: &RedisSettings) -> Result<Self, RedisError> {
+        let timeout = settings.timeout;
+        let master = match &settings.servers {
+            RedisServers::Single(url) => Master::at(url, timeout)?,
+            RedisServers::Sentinel { sentinels, service, login } => {
+                Master::named(sentinels.clone(), service, login, timeout)?
+            }
+            RedisServers::Cluster(nodes) => {
+                let client = ClusterClientBuilder::new(nodes.clone())
+                    .connection_timeout(timeout)
+                    .response_timeout(timeout)
+                    .build()?;
+                return client.get_async_connection().await.map(Self::Cluster);
+            }
+        };
+        master.connection().await?;
+        Ok(Self::Master(Arc::new(master)))
+    }
+}
+
+/// What one call uses.
+enum Connection {
+    /// With its number.
+    Master(u64, MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Master(_, connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Master(_, connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Master(_, connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -52,6 +52,17 @@ impl HealthStore {
         format!("{{{}wh:{webhook}}}:health", self.prefix)
     }
 
+    /// The health of a webhook as it is stored; none if Redis knows nothing of it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn read(&self, webhook: &WebhookId) -> Result<Option<Health>, StoreError> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.key(webhook));
+        let stored: Option<String> = self.redis.command(&command).await?;
+        stored.as_deref().map(decode).transpose()
+    }
+
     /// Changes the health of a webhook under an enabling in one atomic step and returns it with what the change says.
     /// The change may be asked for more than once, each time with what is stored then. Where there is no slot, or one
     /// that went backwards, the record says what should be there.

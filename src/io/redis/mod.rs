@@ -1,8 +1,11 @@
 //! Redis: a fast view of what Kafka holds. Each method of a store is one atomic operation.
 
 pub mod connection;
+pub mod edits;
 pub mod facts;
 pub mod health;
+mod master;
+pub mod parked;
 pub mod queue;
 pub mod server;
 pub mod turns;

@@ -48,7 +48,7 @@ pub(super) async fn claim<'a>(
     let claims = |state| process.metrics.claims.with_label_values(&["aggregate", state]);
     let applied = match found {
         Found { incarnation: Some(incarnation), applied: Some(applied), closed, .. } if usable => {
-            store.go_on(incarnation).await?;
+            store.go_on(incarnation, applied).await?;
             let open = store.open_boundaries().await?;
             let closings = metadata.closings.filter(|last| !open.contains_key(&last.boundary));
             if let Some(last) = closings {
@@ -89,9 +89,14 @@ pub(super) async fn claim<'a>(
 
 /// Deletes what a former incarnation left in Redis.
 async fn clear(process: Process, partition: i32, incarnation: String) {
-    match WindowStore::clear(&process.redis, process.topics.prefix(), partition, &incarnation).await {
-        Ok(windows) => info!(partition, incarnation, windows, "a former incarnation is deleted"),
-        Err(error) => warn!(partition, incarnation, %error, "a former incarnation is left in redis"),
+    loop {
+        match WindowStore::clear(&process.redis, process.topics.prefix(), partition, &incarnation).await {
+            Err(error) if error.is_busy() => tokio::time::sleep(super::CLAIM_PAUSE).await,
+            Err(error) => {
+                return warn!(partition, incarnation, %error, "a former incarnation is left in redis");
+            }
+            Ok(windows) => return info!(partition, incarnation, windows, "a former incarnation is deleted"),
+        }
     }
 }
 

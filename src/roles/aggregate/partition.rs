@@ -193,7 +193,7 @@ impl<'a> Partition<'a> {
                     self.take_ahead(&batch, stop).await?;
                 }
                 event = feed.next(), if room => match event {
-                    Some(FeedEvent::Records(batch)) => self.take(&batch, stop).await?,
+                    Some(FeedEvent::Records(batch)) => self.take(feed, &batch, stop).await?,
                     Some(FeedEvent::End) => self.at_end = true,
                     None => break,
                 },
@@ -250,7 +250,12 @@ impl<'a> Partition<'a> {
     }
 
     /// Takes in a batch, cut where a boundary closes.
-    async fn take(&mut self, batch: &RecordBatch, stop: &CancellationToken) -> Result<(), Trouble> {
+    async fn take(
+        &mut self,
+        feed: &PartitionFeed,
+        batch: &RecordBatch,
+        stop: &CancellationToken,
+    ) -> Result<(), Trouble> {
         self.at_end = false;
         let fresh = tokio::select! {
             fresh = self.role.process.tail.fresh_for(batch.polled_at) => fresh,
@@ -266,14 +271,14 @@ impl<'a> Partition<'a> {
             let logged = self.metadata.boundaries.closed_before(record.offset);
             let closed = logged.max(Some(by_record)).max(self.last_closed);
             if closed != self.last_closed || segment.len() == SEGMENT_RECORDS {
-                self.apply(&mut segment, record.offset, stop).await?;
+                self.apply(feed, &mut segment, record.offset, stop).await?;
             }
             if let Some(boundary) = closed.filter(|_| closed != self.last_closed) {
                 self.close(boundary, record.offset, "record");
             }
             segment.push(record);
         }
-        self.apply(&mut segment, batch.next_offset(), stop).await
+        self.apply(feed, &mut segment, batch.next_offset(), stop).await
     }
 
     /// Closes a boundary before the record at an offset.
@@ -288,6 +293,7 @@ impl<'a> Partition<'a> {
     /// Applies records between which no boundary closes, up to the next offset.
     async fn apply(
         &mut self,
+        feed: &PartitionFeed,
         segment: &mut Vec<Record<'_>>,
         next: i64,
         stop: &CancellationToken,
@@ -297,30 +303,45 @@ impl<'a> Partition<'a> {
         }
         let plan = self.plan(segment);
         let rule = *self.metadata.rules.at(segment[segment.len() - 1].arrived);
-        let metrics = &self.role.process.metrics;
         let started = Instant::now();
+        // A call without an answer may have been carried out, or may yet be, and so may have sealed parts.
+        let mut unanswered = false;
         let applied = loop {
-            match self.store.apply(&plan, self.position, next, self.last_closed, &rule).await {
+            match self.store.apply(&plan, next, self.last_closed, &rule).await {
                 Ok(applied) => break applied,
                 Err(error) if error.is_busy() => {
+                    unanswered = true;
                     self.redis_trouble("apply", &error, stop).await?;
-                    // It may have been carried out, and then its answer is lost.
-                    self.parts_sealed = true;
+                    if error.is_full() {
+                        self.relieve(feed).await?;
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }
         };
+        let metrics = &self.role.process.metrics;
         metrics.redis_duration.with_label_values(&["apply"]).observe(started.elapsed().as_secs_f64());
         self.publish(&plan, &applied, segment, next).await?;
         self.count(&plan, &applied, segment);
         self.skips.count(&plan, &applied, next);
         self.metadata.skips = Some(self.skips.done());
         self.note_open(&plan);
-        self.parts_sealed |= applied.sealed > 0;
+        self.parts_sealed |= applied.sealed > 0 || unanswered;
         self.position = next;
         self.applied = self.applied.max(next);
         self.end_ahead(next);
         segment.clear();
+        Ok(())
+    }
+
+    /// Goes on with what is closed, since that frees memory, while Redis has none for more.
+    async fn relieve(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
+        self.collect();
+        self.publish_parts().await?;
+        self.close_some().await?;
+        if Instant::now() >= self.next_commit {
+            self.commit(feed).await?;
+        }
         Ok(())
     }
 
@@ -464,7 +485,7 @@ impl<'a> Partition<'a> {
         stop: &CancellationToken,
     ) -> Result<(), Trouble> {
         self.role.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
-        warn!(partition = self.source.partition, operation, %error, "waiting for redis");
+        debug!(partition = self.source.partition, operation, %error, "waiting for redis");
         tokio::select! {
             () = tokio::time::sleep(BUSY_PAUSE) => Ok(()),
             () = stop.cancelled() => Err(Trouble::Again("redis could not serve before the partition was revoked".to_owned())),

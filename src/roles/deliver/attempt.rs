@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::{Deliver, queued::Queued, settlements::InFlight, slots::RequestSlot};
 use crate::{
     flow::{
+        bundle_to_delivery::Delivery,
         delivery_to_outcome::{self, Ended, Reply, Request},
         outcome_to_notice::{NoticeTopic, records},
     },
@@ -29,11 +30,9 @@ use crate::{
         history::Current,
         ids::WebhookId,
         time::Millis,
+        webhook::Webhook,
     },
-    wire::{
-        self,
-        attempt::{self, AttemptRecord},
-    },
+    wire::{self, attempt},
 };
 
 /// Pause before a call that Redis could not serve is made again.
@@ -55,6 +54,17 @@ pub(super) struct Attempted {
     pub slot: Option<RequestSlot>,
 }
 
+/// What was sent, and what came back.
+pub(super) struct Sent {
+    request: Request,
+    reply: Reply,
+    started_at: Millis,
+    duration: Duration,
+    pub settlement: Settlement,
+    /// None: a success; else the error as shown to the customer.
+    pub error: Option<String>,
+}
+
 impl Deliver {
     /// Makes one attempt.
     pub(super) async fn attempt(
@@ -66,36 +76,32 @@ impl Deliver {
         in_flight: InFlight,
         slot: RequestSlot,
     ) -> Attempted {
+        let sent = self.send_once(&mut queued.delivery, &current.webhook).await;
+        let settlement = sent.settlement;
+        // After a failure nothing takes its place before the lane knows that the circuit has tripped.
+        let slot = Some(slot).filter(|_| settlement != Settlement::Delivered);
+        let (verdict, health) = self.take_in(&queued, &current, lease, &sent, &seen).await;
+        self.publish_record(&queued, &current, &sent, verdict, &health).await;
+        let health = self.publish_notices(&current, health, &seen).await;
+        self.report(&queued, settlement, verdict, &health, sent.error.as_deref());
+        Attempted { queued, settlement, took: sent.duration, health, in_flight, slot }
+    }
+
+    /// Sends a delivery once, which now counts it, and finds out what came of it.
+    pub(super) async fn send_once(&self, delivery: &mut Delivery, webhook: &Webhook) -> Sent {
         let metrics = &self.process.metrics;
         let (started_at, clock) = (clock::now(), Instant::now());
-        let request = delivery_to_outcome::request(&queued.delivery, &current.webhook, started_at);
+        let request = delivery_to_outcome::request(delivery, webhook, started_at);
         metrics.requests_in_flight.inc();
         let reply = self.post(&request).await;
         metrics.requests_in_flight.dec();
         let duration = clock.elapsed();
-        let settlement = delivery_to_outcome::settle(&mut queued.delivery, &current.webhook, &reply);
-        // After a failure nothing takes its place before the lane knows that the circuit has tripped.
-        let slot = Some(slot).filter(|_| settlement != Settlement::Delivered);
-        let outcome = reply.outcome(&current.webhook).as_str();
+        let settlement = delivery_to_outcome::settle(delivery, webhook, &reply);
+        let outcome = reply.outcome(webhook).as_str();
         metrics.delivery_attempts.with_label_values(&[outcome]).inc();
         metrics.attempt_duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
-        let error = delivery_to_outcome::customer_text(&reply, &current.webhook);
-        let (verdict, health) = self.take_in(&queued, &current, lease, &reply, error.as_deref(), &seen).await;
-        let record = delivery_to_outcome::record(&Ended {
-            delivery: &queued.delivery,
-            webhook: &current.webhook,
-            request: &request,
-            reply: &reply,
-            started_at,
-            duration_ms: duration.as_millis() as u64,
-            settlement,
-            verdict,
-            health: &health,
-        });
-        self.publish_record(&queued, &health, verdict, &record).await;
-        let health = self.publish_notices(&current, health, &seen).await;
-        self.report(&queued, settlement, verdict, &health, error.as_deref());
-        Attempted { queued, settlement, took: duration, health, in_flight, slot }
+        let error = delivery_to_outcome::customer_text(&reply, webhook);
+        Sent { request, reply, started_at, duration, settlement, error }
     }
 
     /// On the runtime of the requests.
@@ -112,26 +118,31 @@ impl Deliver {
         queued: &Queued,
         current: &Current,
         lease: Option<Uuid>,
-        reply: &Reply,
-        error: Option<&str>,
+        sent: &Sent,
         seen: &SharedSeen,
     ) -> (Verdict, Health) {
-        let retry_after = match reply {
+        let retry_after = match &sent.reply {
             Reply::Answered(answer) => answer.retry_after,
             Reply::Failed(_) => None,
         };
         let jitter = rand::random();
         let pause = |failures| self.settings.retry_schedule.pause(failures, jitter, retry_after);
         let ended = health::Ended {
-            attempt: Failure { bundle: queued.delivery.head.bundle_id, attempt: queued.delivery.attempts },
+            attempt: Failure {
+                bundle: queued.delivery.head.delivery_id(),
+                attempt: queued.delivery.attempts,
+            },
             activation: current.activation,
             lease,
-            error,
+            error: sent.error.as_deref(),
             at: clock::now(),
             pause: &pause,
         };
         let webhook = &queued.delivery.head.webhook_id;
-        self.update_health(current, seen, |health| health.take(webhook, &ended)).await
+        // If it was enabled anew meanwhile, the health is that of the new enabling at once, not only when a lane looks.
+        let latest = self.process.tail.directory().current(webhook);
+        let latest = latest.as_ref().filter(|latest| latest.activation > current.activation);
+        self.update_health(latest.unwrap_or(current), seen, |health| health.take(webhook, &ended)).await
     }
 
     /// Changes the health of a webhook, waiting for Redis as long as it takes.
@@ -143,6 +154,12 @@ impl Deliver {
     ) -> (T, Health) {
         let webhook = &current.webhook.webhook_id;
         let record = OnRecord { log: &self.health_log, current };
+        let mut change = |health: &mut Health| {
+            if let Some(disabled) = current.disabled {
+                health.hold(current.activation, disabled.at);
+            }
+            change(health)
+        };
         loop {
             let mut known = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let updating = self.health.update(webhook, current.activation, &mut known, &record, &mut change);
@@ -167,20 +184,32 @@ impl Deliver {
 
     pub(super) async fn wait_for_redis(&self, operation: &str, error: &StoreError) {
         self.process.metrics.redis_failures.with_label_values(&[operation, "busy"]).inc();
-        warn!(operation, %error, "waiting for redis");
+        debug!(operation, %error, "waiting for redis");
         tokio::time::sleep(BUSY_PAUSE).await;
     }
 
     /// Publishes the record of an attempt, and the webhook's health where its count changed; waits for the
     /// acknowledgements.
-    async fn publish_record(
+    pub(super) async fn publish_record(
         &self,
         queued: &Queued,
-        health: &Health,
+        current: &Current,
+        sent: &Sent,
         verdict: Verdict,
-        record: &AttemptRecord,
+        health: &Health,
     ) {
         let (topics, delivery) = (&self.process.topics, &queued.delivery);
+        let record = delivery_to_outcome::record(&Ended {
+            delivery,
+            webhook: &current.webhook,
+            request: &sent.request,
+            reply: &sent.reply,
+            started_at: sent.started_at,
+            duration_ms: sent.duration.as_millis() as u64,
+            settlement: sent.settlement,
+            verdict,
+            health,
+        });
         let webhook = &delivery.head.webhook_id;
         if verdict.counted || verdict.closed {
             let key = format!("{webhook}/{}", delivery.partition);
@@ -198,12 +227,12 @@ impl Deliver {
             topic: &topics.delivery_attempts,
             partition: Some(delivery.partition),
             key: webhook.as_str().as_bytes(),
-            value: Some(&attempt::encode(record)),
+            value: Some(&attempt::encode(&record)),
             headers: &[],
         };
         let offset = self.publish(&outgoing).await;
         queued.parking.settlements().recorded(offset + 1);
-        self.views.note(delivery.partition, offset, record);
+        self.views.note(delivery.partition, offset, &record);
     }
 
     /// Publishes into a group. What can't be published ends the process.

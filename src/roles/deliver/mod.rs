@@ -15,6 +15,7 @@ mod restore;
 mod settlements;
 mod slots;
 mod sources;
+mod testing;
 mod vetting;
 mod views;
 
@@ -30,6 +31,7 @@ use self::{
     lane::{Lane, Message},
     parking::Parking,
     queued::Queued,
+    testing::Tests,
     views::Views,
 };
 use super::{checks, process::Process};
@@ -61,6 +63,7 @@ struct Deliver {
     requests: tokio::runtime::Handle,
     /// Room for bundles that wait, in KiB.
     memory: Arc<Semaphore>,
+    tests: Tests,
     lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Message>>>,
 }
 
@@ -97,6 +100,7 @@ pub async fn start(
         views: Views::default(),
         turns: Turns::new(process.redis.clone(), prefix),
         memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
+        tests: Tests::default(),
         lanes: Mutex::default(),
         process: process.clone(),
         settings,

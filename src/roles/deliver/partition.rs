@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::StartFrom,
-    flow::bundle_to_delivery::{Admission, Delivery, TakenIn, admit},
+    flow::bundle_to_delivery::{Admission, Delivery, Requested, TakenIn, admit},
     io::{
         clock,
         kafka::{
@@ -71,7 +71,7 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
             Ok(mut worker) => {
                 let ended = worker.run(&mut feed, &stop).await;
                 claim.cancel();
-                worker.end().await;
+                worker.end(&stop).await;
                 ended
             }
             Err(problem) => Err(problem),
@@ -95,6 +95,7 @@ struct Worker {
     token: Uuid,
     /// What was taken in so far; the settled part of it is committed.
     taken_in: TakenIn,
+    requested: Requested,
     settlements: Settlements,
     parking: Parking,
     /// Carries out what is ordered there.
@@ -151,6 +152,7 @@ impl Worker {
         };
         let metadata = DeliverMetadata::new(token, taken_in.topic.clone(), &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
+        let began = Instant::now();
         feed.commit(start, text.clone()).await.map_err(describe)?;
         let (mut recorded, attempts_to) = recorded::read(process, partition, attempts).await?;
         let records = feed.watermarks(&topics.waiting_deliveries).await.map_err(describe)?;
@@ -170,7 +172,14 @@ impl Worker {
         process.metrics.claims.with_label_values(&["deliver", state]).inc();
         feed.start_at(start).await.map_err(|error| error.to_string())?;
         info!(partition, start, "partition claimed");
-        let settlements = Settlements::new(start, taken_in.clone(), (high, attempts), attempts_to, revoked);
+        let settlements = Settlements::new(
+            start,
+            taken_in.clone(),
+            (high, attempts),
+            attempts_to,
+            (revoked, feed.session()),
+        );
+        settlements.confirm(began);
         let bodies = Bodies::new(&process.kafka, &topics.bundles, partition);
         let metrics = process.metrics.clone();
         let parking = Parking::new(partition, token, settlements.clone(), queue, bodies, metrics, counts);
@@ -184,6 +193,7 @@ impl Worker {
             deliver,
             token,
             taken_in,
+            requested: Requested::default(),
             position: start,
             recorded,
             parked: ahead,
@@ -193,18 +203,21 @@ impl Worker {
     }
 
     async fn run(&mut self, feed: &mut PartitionFeed, stop: &CancellationToken) -> Result<(), String> {
+        // Restoring the queue may have taken long.
+        self.commit(feed).await?;
         // What is parked may be for a webhook that is not known yet.
         if self.is_fresh_for(feed, Instant::now(), stop).await? {
             self.announce();
         }
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
-        let parking = self.parking.clone();
+        let (parking, claim) = (self.parking.clone(), self.settlements.revoked().clone());
         loop {
             let room = self.settlements.unsettled() < READ_AHEAD;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = claim.cancelled() => return Err("the process stood still for too long".to_owned()),
                 () = parking.broken() => return Err("its queue of parked deliveries can't be used".to_owned()),
                 _ = tick.tick() => {}
                 event = feed.next(), if room => match event {
@@ -240,10 +253,17 @@ impl Worker {
         }
     }
 
-    /// Lets what is in flight end, so that the next claim knows of it.
-    async fn end(self) {
-        // What takes longer is repeated at worst.
-        let _ = tokio::time::timeout(self.deliver.settings.drain(), self.settlements.drained()).await;
+    /// Lets what is in flight end, so that the next claim knows of it. Where the partition stays with this process, that
+    /// may take as long as Redis and Kafka need; where it was revoked, what takes longer is repeated at worst.
+    async fn end(self, stop: &CancellationToken) {
+        let revoked = async {
+            stop.cancelled().await;
+            tokio::time::sleep(self.deliver.settings.drain()).await;
+        };
+        tokio::select! {
+            () = self.settlements.drained() => {}
+            () = revoked => {}
+        }
         let label = self.partition.to_string();
         self.deliver.process.metrics.deliveries_parked.with_label_values(&[&label]).set(0);
     }
@@ -322,14 +342,15 @@ impl Worker {
         let process = &self.deliver.process;
         process.metrics.bundles_read.inc();
         let offset = record.offset;
-        let admission = admit(&mut self.taken_in, &head, &process.tail.directory());
+        let admission = admit(&mut self.taken_in, &mut self.requested, &head, &process.tail.directory());
         let recorded = self.recorded.remove(&offset);
         let is_known = self.parked.remove(&offset) || recorded.as_ref().is_some_and(|known| known.settled);
-        let settled = is_known || admission != Admission::Deliver;
+        let settled = is_known || !matches!(admission, Admission::Deliver | Admission::Test);
         self.settlements.read(offset, Some(&head), settled);
         match admission {
             _ if is_known => {}
             Admission::Repeat => process.metrics.bundles_repeated.inc(),
+            Admission::Test => self.deliver.test(self.delivery(record, head, 0, 0), &self.parking),
             Admission::Dropped => process.metrics.bundles_settled.with_label_values(&["dropped"]).inc(),
             Admission::Deliver => {
                 let (attempts, refusals) = recorded.map_or((0, 0), |recorded| recorded.on_top_of(0, 0));
@@ -361,11 +382,15 @@ impl Worker {
             let owner = Owner { webhook_id, workspace_id, chat_id };
             return self.parking.put(owner, parked, Reason::LaneFull, true, None);
         };
-        let body = bytes::Bytes::copy_from_slice(value);
-        let partition = self.partition;
-        let delivery = Delivery { head, body, partition, offset, bundled_at, attempts, refusals };
+        let delivery = self.delivery(record, head, attempts, refusals);
         let metrics = &self.deliver.process.metrics;
         self.deliver.offer(Queued::new(delivery, self.parking.clone(), None, room, metrics));
+    }
+
+    fn delivery(&self, record: &Record<'_>, head: BundleHead, attempts: u32, refusals: u32) -> Delivery {
+        let body = bytes::Bytes::copy_from_slice(record.value.unwrap_or_default());
+        let (partition, offset, bundled_at) = (self.partition, record.offset, record.arrived);
+        Delivery { head, body, partition, offset, bundled_at, attempts, refusals }
     }
 
     /// Commits what is settled. False if that has to wait for a rebalance.
@@ -377,14 +402,17 @@ impl Worker {
         let label = self.partition.to_string();
         metrics.lag_records.with_label_values(&["deliver", &label]).set(self.settlements.unsettled() as i64);
         metrics.last_progress.with_label_values(&["deliver", &label]).set(clock::now().0 / 1000);
-        if (offset, &text) == (self.committed.0, &self.committed.1) {
+        let is_committed = (offset, &text) == (self.committed.0, &self.committed.1);
+        if is_committed && !self.settlements.wants_confirmation() {
             return Ok(true);
         }
+        let began = Instant::now();
         let result = feed.commit(offset, text.clone()).await;
         let cause = match &result {
             Ok(()) => {
                 metrics.commits.with_label_values(&["deliver"]).inc();
                 self.committed = (offset, text);
+                self.settlements.confirm(began);
                 return Ok(true);
             }
             Err(CommitError::Rebalancing(_)) => {

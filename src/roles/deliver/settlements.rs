@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -20,6 +21,8 @@ struct Inner {
     wake: Notify,
     /// The partition was given up: what has not begun does not begin.
     revoked: CancellationToken,
+    /// For so long after a commit that was accepted, nobody else can have been given the partition.
+    session: Duration,
 }
 
 struct State {
@@ -35,6 +38,8 @@ struct State {
     attempts_to: i64,
     /// The same for bundles that a former claim may have read: those below an offset.
     attempts_before: (i64, i64),
+    /// When the last commit that was accepted began.
+    confirmed: Instant,
 }
 
 struct Entry {
@@ -54,11 +59,23 @@ impl Settlements {
         taken_in: TakenIn,
         attempts_before: (i64, i64),
         attempts_to: i64,
-        revoked: CancellationToken,
+        (revoked, session): (CancellationToken, Duration),
     ) -> Self {
-        let (read, in_flight) = (VecDeque::new(), BTreeMap::new());
-        let state = State { read, settled_to: start, taken_in, in_flight, attempts_to, attempts_before };
-        Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), revoked }))
+        let (read, in_flight, confirmed) = (VecDeque::new(), BTreeMap::new(), Instant::now());
+        let state =
+            State { read, settled_to: start, taken_in, in_flight, attempts_to, attempts_before, confirmed };
+        Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), revoked, session }))
+    }
+
+    /// A commit that began then was accepted.
+    pub fn confirm(&self, began: Instant) {
+        self.state(|state| state.confirmed = began);
+    }
+
+    /// True if it is time for a commit, even of what is committed already.
+    #[must_use]
+    pub fn wants_confirmation(&self) -> bool {
+        self.state(|state| state.confirmed.elapsed() >= self.0.session / 3)
     }
 
     fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -112,11 +129,15 @@ impl Settlements {
         self.state(|state| state.read.len())
     }
 
-    /// An attempt begins; none if the partition was given up. It ends when what follows it is acknowledged, too: the
+    /// An attempt begins; none if the partition was given up, or may have been: where the process stood still, its
+    /// group has gone on without it, and the claim is over. It ends when what follows it is acknowledged, too: the
     /// record, and where the delivery is parked, its end or its new count of attempts.
     #[must_use]
     pub fn begin(&self) -> Option<InFlight> {
         self.state(|state| {
+            if state.confirmed.elapsed() >= self.0.session {
+                self.0.revoked.cancel();
+            }
             if self.0.revoked.is_cancelled() {
                 return None;
             }
@@ -187,9 +208,12 @@ impl Drop for InFlight {
 mod tests {
     use super::*;
 
+    const SESSION: Duration = Duration::from_secs(45);
+
     #[test]
     fn only_a_contiguous_prefix_is_settled() {
-        let settlements = Settlements::new(5, TakenIn::default(), (6, 70), 90, CancellationToken::new());
+        let settlements =
+            Settlements::new(5, TakenIn::default(), (6, 70), 90, (CancellationToken::new(), SESSION));
         for offset in [5, 6, 9] {
             settlements.read(offset, None, false);
         }
@@ -208,7 +232,8 @@ mod tests {
 
     #[test]
     fn what_an_attempt_in_flight_records_is_known_to_the_next_claim() {
-        let settlements = Settlements::new(0, TakenIn::default(), (0, 0), 20, CancellationToken::new());
+        let settlements =
+            Settlements::new(0, TakenIn::default(), (0, 0), 20, (CancellationToken::new(), SESSION));
         let first = settlements.begin().unwrap();
         settlements.recorded(21);
         let second = settlements.begin().unwrap();
@@ -223,9 +248,20 @@ mod tests {
     #[test]
     fn nothing_begins_once_the_partition_is_given_up() {
         let revoked = CancellationToken::new();
-        let settlements = Settlements::new(0, TakenIn::default(), (0, 0), 0, revoked.clone());
+        let settlements = Settlements::new(0, TakenIn::default(), (0, 0), 0, (revoked.clone(), SESSION));
         assert!(settlements.begin().is_some());
         revoked.cancel();
         assert!(settlements.begin().is_none());
+    }
+
+    #[test]
+    fn nothing_begins_once_the_group_may_have_given_the_partition_away() {
+        let revoked = CancellationToken::new();
+        let settlements = Settlements::new(0, TakenIn::default(), (0, 0), 0, (revoked.clone(), SESSION));
+        assert!(!settlements.wants_confirmation());
+        settlements.confirm(Instant::now().checked_sub(SESSION / 3).unwrap());
+        assert!(settlements.wants_confirmation() && settlements.begin().is_some());
+        settlements.confirm(Instant::now().checked_sub(SESSION).unwrap());
+        assert!(settlements.begin().is_none() && revoked.is_cancelled());
     }
 }

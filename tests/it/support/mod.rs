@@ -16,6 +16,7 @@
 mod broker;
 mod children;
 mod kafka;
+mod load;
 mod ports;
 mod process;
 mod proxy;
@@ -32,6 +33,7 @@ use tokio::time::Instant;
 
 pub use self::broker::{Broker, broker};
 pub use self::kafka::{Kafka, kafka};
+pub use self::load::Load;
 pub use self::ports::HeldPort;
 pub use self::process::{Finished, Launch, Process, process};
 pub use self::proxy::{Fault, Proxy, proxy};

@@ -25,6 +25,8 @@ pub enum Fault {
     Stall,
     /// Each byte arrives so much later, in each direction.
     Delay(Duration),
+    /// What clients send arrives, but no answer does; connections are to be cut afterwards.
+    Mute,
 }
 
 /// Starts a proxy in front of a server; without a fault at first.
@@ -130,8 +132,8 @@ async fn link(mut client: TcpStream, upstream: SocketAddr, fault: watch::Receive
     let _ = client.set_nodelay(true).and(server.set_nodelay(true));
     let was_cut = {
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-        let there = pump(from_client, to_server, fault.clone());
-        let back = pump(from_server, to_client, fault);
+        let there = pump(from_client, to_server, fault.clone(), false);
+        let back = pump(from_server, to_client, fault, true);
         tokio::select! {
             _ = cut => true,
             _ = async { tokio::join!(there, back) } => false,
@@ -150,7 +152,12 @@ fn reset(stream: &TcpStream) {
 }
 
 /// Carries bytes one way until the sender closes its side.
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut fault: watch::Receiver<Fault>) {
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut fault: watch::Receiver<Fault>,
+    answers: bool,
+) {
     let (queue, mut queued) = mpsc::channel::<(Instant, Bytes)>(64);
     let seen = fault.clone();
     let read = async move {
@@ -158,7 +165,8 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut fault: watch::R
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
             let delay = if let Fault::Delay(delay) = *seen.borrow() { delay } else { Duration::ZERO };
             let chunk = (Instant::now() + delay, Bytes::copy_from_slice(&buffer[..count]));
-            if queue.send(chunk).await.is_err() {
+            let muted = answers && *seen.borrow() == Fault::Mute;
+            if !muted && queue.send(chunk).await.is_err() {
                 break;
             }
         }

@@ -83,6 +83,19 @@ impl Redis {
         self.nodes[0].url()
     }
 
+    /// What `BUNDLEHOOK_REDIS_URL` is for this set-up.
+    pub fn setting(&self) -> String {
+        let list = |nodes: &[Node]| {
+            nodes.iter().map(|node| node.port.addr().to_string()).collect::<Vec<_>>().join(",")
+        };
+        match self.kind {
+            RedisKind::Single => self.url(),
+            RedisKind::Sentinel => format!("redis+sentinel://{}/{MASTER}", list(&self.sentinels)),
+            // Any of them tells where the others are.
+            RedisKind::Cluster => format!("redis+cluster://{}", list(&self.nodes[..2])),
+        }
+    }
+
     /// The URLs of all data servers.
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Node::url).collect()
@@ -110,6 +123,68 @@ impl Redis {
     /// If it is an error, or not of the wanted type.
     pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
         self.nodes[0].command(words).await.unwrap_or_else(|error| panic!("Redis refused {words:?}: {error}"))
+    }
+
+    /// The answer of one server, counted from 0, to a command.
+    pub async fn ask<T: FromRedisValue>(&self, node: usize, words: &[&str]) -> RedisResult<T> {
+        self.nodes[node].command(words).await
+    }
+
+    /// Moves the slot of a key to the server that is next after the one that has it, key by key.
+    ///
+    /// # Panics
+    ///
+    /// If a server refuses.
+    pub async fn move_slot_of(&self, key: &str) {
+        let slot: u16 = self.command(&["CLUSTER", "KEYSLOT", key]).await;
+        let slot = slot.to_string();
+        let from = self.owner_of(&slot).await;
+        let to = (from + 1) % self.nodes.len();
+        let (from_id, to_id) = (self.id(from).await, self.id(to).await);
+        self.must(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
+        self.must(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+        let port = self.nodes[to].port.number().to_string();
+        loop {
+            let asked = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).await;
+            let keys: Vec<String> = asked.expect("the server knows its keys");
+            let Some(key) = keys.first() else { break };
+            // Gone by then, it is moved too.
+            let moved: RedisResult<String> =
+                self.ask(from, &["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
+            moved.expect("a key can be moved");
+        }
+        for node in [to, from, (to + 1) % self.nodes.len()] {
+            self.must(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await;
+        }
+    }
+
+    async fn must(&self, node: usize, words: &[&str]) {
+        let done: RedisResult<String> = self.ask(node, words).await;
+        assert!(done.is_ok(), "Redis refused {words:?}: {done:?}");
+    }
+
+    /// The Cluster's name for a server.
+    async fn id(&self, node: usize) -> String {
+        self.ask(node, &["CLUSTER", "MYID"]).await.expect("a server knows its name")
+    }
+
+    /// The server that has a slot.
+    async fn owner_of(&self, slot: &str) -> usize {
+        for node in 0..self.nodes.len() {
+            let counted: RedisResult<String> = self.ask(node, &["CLUSTER", "NODES"]).await;
+            let mine = counted.expect("a server knows the cluster");
+            let myself =
+                mine.lines().find(|line| line.contains("myself")).expect("it knows itself").to_owned();
+            let slot: u16 = slot.parse().expect("it is a number");
+            let has = myself.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                (first.parse().unwrap_or(u16::MAX)..=last.parse().unwrap_or(0)).contains(&slot)
+            });
+            if has {
+                return node;
+            }
+        }
+        panic!("nobody has slot {slot}");
     }
 
     /// Forgets everything, as if the data had been lost.

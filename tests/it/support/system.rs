@@ -4,6 +4,7 @@
 //! a [`System`] of its own.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use bundlehook::io::{attempt_log::AttemptLog, clock};
 use serde_json::{Value, json};
 
 use super::{
-    Kafka, LIMIT, Outgoing, Process, Receiver, Record, Redis, RedisKind, Request, committed, end_offsets,
-    kafka, ok, process, produce, read_topic, receiver, redis, wait_until,
+    Finished, Kafka, LIMIT, Outgoing, Process, Receiver, Record, Redis, RedisKind, Request, committed,
+    end_offsets, kafka, ok, process, produce, read_topic, receiver, redis, wait_until,
 };
 
 /// A change of settings counts from so many milliseconds after it.
@@ -28,11 +29,13 @@ pub struct Setup {
     hour: u64,
     partitions: i32,
     env: Vec<(String, String)>,
+    kafka: Option<Kafka>,
+    redis: Option<Redis>,
 }
 
 /// A system with an hour of so many milliseconds, a grace of 200 ms, no limit of age and one partition.
 pub fn system(hour: u64) -> Setup {
-    let setup = Setup { hour, partitions: 1, env: Vec::new() };
+    let setup = Setup { hour, partitions: 1, env: Vec::new(), kafka: None, redis: None };
     setup
         .env("BUNDLEHOOK_WINDOW_GRACE", "200ms")
         .env("BUNDLEHOOK_MAX_AGE", "0")
@@ -54,20 +57,39 @@ impl Setup {
         self
     }
 
+    /// Runs on a Kafka of its own, to be broken.
+    pub fn kafka(mut self, kafka: Kafka) -> Self {
+        self.kafka = Some(kafka);
+        self
+    }
+
+    /// Runs on this Redis instead of a single server.
+    pub fn redis(mut self, redis: Redis) -> Self {
+        self.redis = Some(redis);
+        self
+    }
+
     /// Makes the topics, publishes settings, starts the roles, and waits until all partitions are claimed and the
     /// settings count. None where there is no Apache Kafka.
     pub async fn start(self, webhooks: &[Value]) -> Option<System> {
-        let kafka = kafka().await?;
-        let redis = redis(RedisKind::Single).await;
+        let Self { hour, partitions, env: more, kafka: own_kafka, redis: own_redis } = self;
+        let kafka = match own_kafka {
+            Some(kafka) => Cluster::Own(Box::new(kafka)),
+            None => Cluster::Shared(kafka().await?),
+        };
+        let redis = match own_redis {
+            Some(redis) => redis,
+            None => redis(RedisKind::Single).await,
+        };
         let prefix = kafka.prefix();
-        let Self { hour, partitions, mut env } = self;
         let own = [
             ("BUNDLEHOOK_KAFKA_BROKERS", kafka.servers().to_owned()),
-            ("BUNDLEHOOK_REDIS_URL", redis.url()),
+            ("BUNDLEHOOK_REDIS_URL", redis.setting()),
             ("BUNDLEHOOK_TOPIC_PREFIX", prefix.clone()),
             ("BUNDLEHOOK_HOUR", format!("{hour}ms")),
         ];
-        env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        let mut env: Vec<_> = own.map(|(name, value)| (name.to_owned(), value)).into();
+        env.extend(more);
         let made = process("topics")
             .arg(format!("--partitions={partitions}"))
             .env("BUNDLEHOOK_KAFKA_BROKERS", kafka.servers())
@@ -123,9 +145,26 @@ impl Role {
     }
 }
 
+/// The Kafka of a system: the shared one, or its own.
+pub enum Cluster {
+    Shared(&'static Kafka),
+    Own(Box<Kafka>),
+}
+
+impl Deref for Cluster {
+    type Target = Kafka;
+
+    fn deref(&self) -> &Kafka {
+        match self {
+            Self::Shared(kafka) => kafka,
+            Self::Own(kafka) => kafka,
+        }
+    }
+}
+
 /// A running system.
 pub struct System {
-    pub kafka: &'static Kafka,
+    pub kafka: Cluster,
     pub redis: Redis,
     pub prefix: String,
     pub aggregate: Role,
@@ -240,6 +279,24 @@ impl System {
         *(if role == "aggregate" { &mut self.aggregate } else { &mut self.deliver }) = started;
     }
 
+    /// Runs `bundlehook webhook` with these arguments.
+    pub async fn webhook(&self, args: &[&str]) -> Finished {
+        let launch = process("webhook").args(args.iter().copied());
+        launch
+            .env("BUNDLEHOOK_KAFKA_BROKERS", self.kafka.servers())
+            .env("BUNDLEHOOK_REDIS_URL", self.redis.url())
+            .env("BUNDLEHOOK_TOPIC_PREFIX", &self.prefix)
+            .run()
+            .await
+    }
+
+    /// Runs it with `--json`, and returns what it says; it must end with 0.
+    pub async fn webhook_json(&self, args: &[&str]) -> Value {
+        let finished = self.webhook(&[args, &["--json"]].concat()).await;
+        assert!(finished.status.success(), "{args:?}: {finished:?}");
+        serde_json::from_str(&finished.stdout).expect("it says JSON")
+    }
+
     /// Starts another process of a role.
     pub async fn another(&self, role: &'static str) -> Role {
         let started = Role::start(role, &self.env);
@@ -249,8 +306,8 @@ impl System {
 
     /// The logs of webhooks, read as whoever shows them reads them.
     pub async fn attempt_log(&self) -> AttemptLog {
-        let url = self.redis.url().parse().expect("the rig makes URLs");
-        let settings = RedisSettings { url, timeout: Duration::from_secs(5) };
+        let servers = self.redis.url().parse().expect("the rig makes URLs");
+        let settings = RedisSettings { servers, timeout: Duration::from_secs(5) };
         let redis = bundlehook::io::Redis::connect(&settings).await.expect("the URL can be used");
         let mut kafka = KafkaSettings::embedded(self.kafka.servers().to_owned(), BTreeMap::new());
         kafka.topics.prefix.clone_from(&self.prefix);

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
     mpsc,
 };
+use std::time::Duration;
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -69,9 +70,17 @@ pub struct PartitionFeed {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) consumer: Weak<GroupConsumer>,
     pub(super) stop: CancellationToken,
+    pub(super) session: Duration,
 }
 
 impl PartitionFeed {
+    /// How long the group waits for a member that is silent: so long after a commit that was accepted, nobody else can
+    /// have been given the partition.
+    #[must_use]
+    pub fn session(&self) -> Duration {
+        self.session
+    }
+
     /// Ends when the partition is to be given up: drain, commit, return.
     #[must_use]
     pub fn stopped(&self) -> CancellationToken {

@@ -58,6 +58,8 @@ impl Assigned {
 pub(super) struct IntakeContext {
     pub(super) topic: String,
     pub(super) drain: Duration,
+    /// How long the group waits for a member that is silent.
+    pub(super) session: Duration,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) spawn: SpawnWorker,
     pub(super) commands: mpsc::Sender<Command>,
@@ -142,6 +144,7 @@ impl IntakeContext {
             commands: self.commands.clone(),
             consumer: self.consumer.get().cloned().unwrap_or_default(),
             stop: stop.clone(),
+            session: self.session,
         };
         let worker = self.runtime.spawn((self.spawn)(feed));
         Assigned { events, generation: 0, backlog, batch: RecordBatch::new(), paused: true, stop, worker }

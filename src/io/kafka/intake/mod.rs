@@ -86,11 +86,13 @@ impl Intake {
         options: &IntakeOptions,
         spawn: SpawnWorker,
     ) -> Result<Self, KafkaError> {
+        let config = consumer_config(settings, options);
         let (commands, inbox) = mpsc::channel();
         let rebalances = Arc::new(AtomicU64::new(0));
         let context = IntakeContext {
             topic: options.topic.clone(),
             drain: options.drain,
+            session: session(&config)?,
             runtime: tokio::runtime::Handle::current(),
             spawn,
             commands,
@@ -100,8 +102,7 @@ impl Intake {
             leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
         };
-        let consumer: Arc<GroupConsumer> =
-            Arc::new(consumer_config(settings, options).create_with_context(context)?);
+        let consumer: Arc<GroupConsumer> = Arc::new(config.create_with_context(context)?);
         // Set once, before the first poll.
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
         consumer.subscribe(&[&options.topic])?;
@@ -132,6 +133,12 @@ impl Intake {
             _ => Err(KafkaError::Canceled),
         }
     }
+}
+
+/// The session's length, which the operator's properties may have set.
+fn session(config: &ClientConfig) -> Result<Duration, KafkaError> {
+    let millis = config.create_native_config()?.get("session.timeout.ms")?;
+    Ok(Duration::from_millis(millis.parse().expect("librdkafka has checked that it is a whole number")))
 }
 
 fn consumer_config(settings: &KafkaSettings, options: &IntakeOptions) -> ClientConfig {
@@ -230,7 +237,8 @@ impl Poller {
     /// Most errors heal by themselves inside librdkafka; a fatal one ends the process.
     fn report(&self, error: KafkaError) -> Result<(), KafkaError> {
         let topic = &self.consumer.context().topic;
-        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::Fatal)) {
+        let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if is_fatal || error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             error!(%error, topic, "the consumer can't go on");
             return Err(error);
         }

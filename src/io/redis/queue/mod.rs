@@ -83,9 +83,9 @@ impl Scripts {
         Self {
             claim: Script::new(include_str!("claim.lua")),
             begin: Script::new(include_str!("begin.lua")),
-            apply: Script::new(include_str!("apply.lua")),
-            page: Script::new(include_str!("page.lua")),
-            webhooks: Script::new(include_str!("webhooks.lua")),
+            apply: Script::new(concat!(include_str!("guard.lua"), include_str!("apply.lua"))),
+            page: Script::new(concat!(include_str!("guard.lua"), include_str!("page.lua"))),
+            webhooks: Script::new(concat!(include_str!("guard.lua"), include_str!("webhooks.lua"))),
         }
     }
 }
@@ -170,14 +170,15 @@ impl QueueStore {
         Ok(())
     }
 
-    /// Changes the queue, which then reflects `waiting-deliveries` below an offset. Returns how many each of the
-    /// webhooks has left, in the order of the changes.
+    /// Changes the queue, which then reflects `waiting-deliveries` below an offset; changes nothing if it does so already.
+    /// Returns how many each of the webhooks has left, in the order of the changes.
     ///
     /// # Errors
     /// [`StoreError::Lost`] if it reflects less than this process has seen.
     pub async fn apply(&self, changes: &Changes, reflects: i64, now: Millis) -> Result<Vec<u64>, StoreError> {
         let mut call = self.call(&self.scripts.apply);
-        call.arg(self.reflects.load(Ordering::Acquire)).arg(reflects).arg(now.0);
+        let puts = changes.values().flat_map(BTreeMap::values).filter(|change| change.is_some()).count();
+        call.arg(self.reflects.load(Ordering::Acquire)).arg(reflects).arg(now.0).arg(puts);
         for (webhook, changes) in changes {
             let puts = changes.iter().filter_map(|(offset, change)| Some((offset, (*change)?)));
             let removals = changes.iter().filter(|(_, change)| change.is_none());
@@ -220,9 +221,12 @@ impl QueueStore {
     /// The webhooks that have something parked, with how many.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] if a name is no webhook's.
+    /// [`StoreError::Lost`] if it reflects less than this process has seen; [`StoreError::Damaged`] if a name is no
+    /// webhook's.
     pub async fn webhooks(&self) -> Result<HashMap<WebhookId, u64>, StoreError> {
-        let counts: HashMap<String, u64> = self.redis.invoke(&self.call(&self.scripts.webhooks)).await?;
+        let mut call = self.call(&self.scripts.webhooks);
+        call.arg(self.reflects.load(Ordering::Acquire));
+        let counts: HashMap<String, u64> = self.redis.invoke(&call).await?;
         let parse = |(webhook, count): (String, u64)| {
             let webhook = WebhookId::parse(&webhook)
                 .map_err(|error| StoreError::Damaged(format!("a webhook of the queue: {error}")))?;

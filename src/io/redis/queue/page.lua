@@ -1,13 +1,5 @@
 -- Entries of a webhook's queue after a bundle offset, in order.
 -- KEYS: owner, webhooks, queue of the webhook. ARGV: token, offset that it must reflect, webhook, bundle offset, most.
-local owner = redis.call('HMGET', KEYS[1], 'token', 'reflects')
-if owner[1] ~= ARGV[1] then
-  return redis.error_reply('FENCED another process has claimed the partition')
-end
-local reflects = tonumber(owner[2])
-if not reflects or reflects < tonumber(ARGV[2]) then
-  return redis.error_reply('LOST the queue reflects less than it did')
-end
 if tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0') ~= redis.call('ZCARD', KEYS[3]) then
   return redis.error_reply('LOST entries are missing in the queue')
 end

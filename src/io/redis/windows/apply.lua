@@ -3,19 +3,11 @@
 -- parts it sealed, a flag for each message sent at once, and the ordinals of the messages of windows that are repeats.
 --
 -- KEYS: owner, open, parts, then the keys of the filter for repeats, then log, index and due of each window.
--- ARGV: token, first and next offset of the batch, last closed boundary, most messages and bytes of a part,
+-- ARGV: guard, next offset of the batch, last closed boundary, most messages and bytes of a part,
 --   span of the filter (ms), its life (ms), number of its keys, number of messages sent at once, number of windows;
 --   each message sent at once: index of its present and of its former filter key, field, offset, arrival;
 --   each window: name, boundary, number of chat frames, each with fingerprint and frame, number of messages, each with
 --   offset, id, size, index of its chat frame, frame.
-local state = redis.call('HMGET', KEYS[1], 'token', 'applied')
-if state[1] ~= ARGV[1] then
-  return redis.error_reply('FENCED another process has claimed the partition')
-end
-local applied = tonumber(state[2])
-if not applied or applied < tonumber(ARGV[2]) then
-  return redis.error_reply('LOST the applied position is below the batch')
-end
 local open, parts = KEYS[2], KEYS[3]
 local most_messages, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local span, life = tonumber(ARGV[7]), ARGV[8]
@@ -38,9 +30,6 @@ for n = 1, at_once do
     repeats[n] = '0'
     redis.call('HSET', present, field, offset .. ':' .. arrival)
   end
-end
-for n = 1, filters do
-  redis.call('PEXPIRE', KEYS[3 + n], life)
 end
 
 local duplicates, sealed, ordinal = {}, 0, 0
@@ -96,6 +85,10 @@ for _ = 1, windows do
   end
 end
 
+-- Last: a script whose first write needs no memory is never refused for lack of it.
+for n = 1, filters do
+  redis.call('PEXPIRE', KEYS[3 + n], life)
+end
 if tonumber(ARGV[3]) > applied then
   redis.call('HSET', KEYS[1], 'applied', ARGV[3], 'closed', ARGV[4])
 end

@@ -4,6 +4,8 @@ if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return redis.error_reply('FENCED another process has claimed the partition')
 end
 if ARGV[4] == '' then
+  -- As for the claim: not to be refused for lack of memory.
+  redis.call('HDEL', KEYS[1], '')
   redis.call('HSET', KEYS[1], 'writer', ARGV[1])
 else
   redis.call('DEL', KEYS[1])

@@ -12,7 +12,10 @@
 
 mod look;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use redis::{Script, ScriptInvocation};
 use uuid::Uuid;
@@ -85,14 +88,17 @@ pub struct SealedPart {
     pub key: WindowKey,
 }
 
-/// The state of one partition. Every method is one atomic operation and fails with [`StoreError::Fenced`] if another
-/// process has claimed the partition.
+/// The state of one partition. Every method is one atomic operation that can be repeated. It fails with
+/// [`StoreError::Fenced`] if another process has claimed the partition, and with [`StoreError::Lost`] if less is applied
+/// than this process has seen: then also what it does not look at may be older.
 pub struct WindowStore {
     redis: Redis,
     scripts: Scripts,
     tag: String,
     token: String,
     incarnation: String,
+    /// What is applied at least, as this process knows.
+    applied: AtomicI64,
 }
 
 struct Scripts {
@@ -106,17 +112,24 @@ struct Scripts {
     open: Script,
 }
 
+/// A script that begins with the guard.
+macro_rules! guarded {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("guard.lua"), include_str!($file)))
+    };
+}
+
 impl Scripts {
     fn new() -> Self {
         Self {
             claim: Script::new(include_str!("claim.lua")),
             begin: Script::new(include_str!("begin.lua")),
-            apply: Script::new(include_str!("apply.lua")),
-            due: Script::new(include_str!("due.lua")),
-            read: Script::new(include_str!("read.lua")),
-            forget: Script::new(include_str!("forget.lua")),
-            parts: Script::new(include_str!("parts.lua")),
-            open: Script::new(include_str!("open.lua")),
+            apply: guarded!("apply.lua"),
+            due: guarded!("due.lua"),
+            read: guarded!("read.lua"),
+            forget: guarded!("forget.lua"),
+            parts: guarded!("parts.lua"),
+            open: guarded!("open.lua"),
         }
     }
 }
@@ -134,7 +147,8 @@ impl WindowStore {
     #[must_use]
     pub fn new(redis: Redis, prefix: &str, partition: i32, token: Uuid) -> Self {
         let tag = tag(prefix, partition);
-        Self { redis, scripts: Scripts::new(), tag, token: token.to_string(), incarnation: String::new() }
+        let (scripts, applied) = (Scripts::new(), AtomicI64::new(i64::MIN));
+        Self { redis, scripts, tag, token: token.to_string(), incarnation: String::new(), applied }
     }
 
     fn owner(&self) -> String {
@@ -161,6 +175,13 @@ impl WindowStore {
         call
     }
 
+    /// The same for one that begins with the guard.
+    fn guarded<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
+        let mut call = self.call(script);
+        call.arg(self.applied.load(Ordering::Acquire));
+        call
+    }
+
     /// Makes this process the claimant: whoever wrote before is fenced from now on.
     ///
     /// # Errors
@@ -180,15 +201,16 @@ impl WindowStore {
         })
     }
 
-    /// Goes on with the state that was found.
+    /// Goes on with the state that was found, in which so much is applied.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn go_on(&mut self, incarnation: String) -> Result<(), StoreError> {
+    pub async fn go_on(&mut self, incarnation: String, applied: i64) -> Result<(), StoreError> {
         let mut call = self.call(&self.scripts.begin);
         call.arg(VERSION).arg("").arg("").arg("");
         self.redis.invoke::<()>(&call).await?;
         self.incarnation = incarnation;
+        self.applied.store(applied, Ordering::Release);
         Ok(())
     }
 
@@ -202,6 +224,7 @@ impl WindowStore {
         call.arg(VERSION).arg(topic).arg(&incarnation).arg(applied);
         self.redis.invoke::<()>(&call).await?;
         self.incarnation = incarnation;
+        self.applied.store(applied, Ordering::Release);
         Ok(())
     }
 
@@ -240,25 +263,24 @@ impl WindowStore {
         Ok(cleared)
     }
 
-    /// Applies a plan for the records from one position to the next.
+    /// Applies a plan for records up to the next position.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] if the state is behind the batch.
+    /// [`StoreError`]
     pub async fn apply(
         &self,
         plan: &Plan,
-        from: i64,
         to: i64,
         closed: Option<Millis>,
         rule: &WindowRule,
     ) -> Result<Applied, StoreError> {
         let filters = filter_buckets(&plan.at_once);
-        let mut call = self.call(&self.scripts.apply);
+        let mut call = self.guarded(&self.scripts.apply);
         call.key(self.key("open")).key(self.key("parts"));
         for bucket in filters.keys() {
             call.key(self.key(&format!("seen:{bucket}")));
         }
-        call.arg(from).arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
+        call.arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
         call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
         call.arg(filters.len()).arg(plan.at_once.len()).arg(plan.windows.len());
         for message in &plan.at_once {
@@ -270,6 +292,7 @@ impl WindowStore {
             self.add_window(&mut call, key, window);
         }
         let (sealed, repeats, duplicates): (u64, String, Vec<usize>) = self.redis.invoke(&call).await?;
+        self.applied.fetch_max(to, Ordering::AcqRel);
         Ok(Applied {
             duplicates: duplicates.into_iter().map(|ordinal| ordinal - 1).collect(),
             sealed,
@@ -302,7 +325,7 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn open_boundaries(&self) -> Result<BTreeMap<Millis, i64>, StoreError> {
-        let mut call = self.call(&self.scripts.open);
+        let mut call = self.guarded(&self.scripts.open);
         call.key(self.key("open"));
         let open: HashMap<i64, i64> = self.redis.invoke(&call).await?;
         Ok(open.into_iter().map(|(boundary, first)| (Millis(boundary), first)).collect())
@@ -318,7 +341,7 @@ impl WindowStore {
         rank: usize,
         most: usize,
     ) -> Result<Vec<(WindowKey, i64)>, StoreError> {
-        let mut call = self.call(&self.scripts.due);
+        let mut call = self.guarded(&self.scripts.due);
         call.key(self.due_key(boundary)).arg(rank).arg(rank + most - 1);
         let page: Vec<(String, i64)> = self.redis.invoke(&call).await?;
         let parse = |(name, first): (String, i64)| {
@@ -334,7 +357,7 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn read(&self, windows: &[WindowKey]) -> Result<Vec<(Vec<u8>, u32)>, StoreError> {
-        let mut call = self.call(&self.scripts.read);
+        let mut call = self.guarded(&self.scripts.read);
         for key in windows.iter().flat_map(|window| self.window_keys(&window.name())) {
             call.key(key);
         }
@@ -346,7 +369,7 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn forget(&self, boundary: Millis, windows: &[WindowKey]) -> Result<(), StoreError> {
-        let mut call = self.call(&self.scripts.forget);
+        let mut call = self.guarded(&self.scripts.forget);
         call.key(self.key("open")).key(self.due_key(boundary)).arg(boundary.0);
         for name in windows.iter().map(WindowKey::name) {
             for key in self.window_keys(&name) {
@@ -362,7 +385,7 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError::Damaged`] if a name can't be read.
     pub async fn sealed_parts(&self) -> Result<Vec<SealedPart>, StoreError> {
-        let mut call = self.call(&self.scripts.parts);
+        let mut call = self.guarded(&self.scripts.parts);
         call.key(self.key("parts")).arg("names");
         let names: Vec<String> = self.redis.invoke(&call).await?;
         let parse = |name: String| {
@@ -387,7 +410,7 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn read_part(&self, part: &SealedPart) -> Result<Vec<u8>, StoreError> {
-        let mut call = self.call(&self.scripts.parts);
+        let mut call = self.guarded(&self.scripts.parts);
         call.key(self.key("parts")).arg("read").arg(&part.name);
         self.redis.invoke(&call).await
     }
@@ -397,7 +420,7 @@ impl WindowStore {
     /// # Errors
     /// [`StoreError`]
     pub async fn forget_parts(&self, names: &[String]) -> Result<(), StoreError> {
-        let mut call = self.call(&self.scripts.parts);
+        let mut call = self.guarded(&self.scripts.parts);
         call.key(self.key("parts")).arg("forget").arg(names);
         self.redis.invoke::<Vec<String>>(&call).await.map(drop)
     }

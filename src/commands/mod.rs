@@ -1,0 +1,155 @@
+//! What people do to webhooks: look at them, switch them, try them out, send again. Functions that the command line calls,
+//! and whatever else asks on a person's behalf.
+//!
+//! Kafka is what a command reads and writes; Redis gives health, counts and the log, and a claim for each edit.
+
+mod error;
+mod look;
+mod resend;
+mod settings;
+mod switch;
+mod testing;
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    error::CommandError,
+    look::{LastAttempt, Logged, WebhookView},
+    resend::{Resend, Resent, What},
+    switch::{Held, Switched},
+    testing::Tested,
+};
+use crate::{
+    config::{KafkaSettings, RedisSettings},
+    io::{
+        Redis,
+        attempt_log::AttemptLog,
+        clock,
+        kafka::{
+            Topics,
+            admin::Admin,
+            health_log::HealthLog,
+            publisher::{Outgoing, Publisher},
+            tail::SettingsTail,
+        },
+        redis::{edits::EditStore, health::HealthStore},
+    },
+    model::{history::Current, ids::WebhookId, time::Millis},
+};
+
+/// The connections that commands need, and who gives them.
+pub struct Commands {
+    kafka: KafkaSettings,
+    topics: Topics,
+    redis: Redis,
+    publisher: Publisher,
+    tail: SettingsTail,
+    health: HealthStore,
+    health_log: HealthLog,
+    log: AttemptLog,
+    edits: EditStore,
+    /// Who gives the commands, as the change log, attempts and refused edits name them.
+    by: String,
+    /// Longest wait for Kafka or Redis.
+    patience: Duration,
+}
+
+impl Commands {
+    /// Connects. What it begins ends with `stop`.
+    ///
+    /// # Errors
+    /// [`CommandError::Unavailable`] if Redis or Kafka can't be reached in time.
+    pub async fn connect(
+        kafka: &KafkaSettings,
+        redis: &RedisSettings,
+        by: String,
+        patience: Duration,
+        stop: CancellationToken,
+    ) -> Result<Self, CommandError> {
+        let topics = Topics::new(&kafka.topics);
+        let publisher = Publisher::new(kafka, false).map_err(CommandError::failed)?;
+        // What can't be used is reported by the roles.
+        let (unusable, _) = mpsc::unbounded_channel();
+        let tail = SettingsTail::start(kafka, &topics, false, stop.clone(), unusable)
+            .map_err(CommandError::failed)?;
+        let health_log = HealthLog::start(kafka, &topics, false, stop).map_err(CommandError::failed)?;
+        let connecting = within(patience, "redis did not answer", Redis::connect(redis));
+        let redis = connecting.await?.map_err(CommandError::failed)?;
+        let prefix = topics.prefix();
+        Ok(Self {
+            health: HealthStore::new(redis.clone(), prefix),
+            health_log,
+            log: AttemptLog::new(redis.clone(), kafka),
+            edits: EditStore::new(redis.clone(), prefix),
+            kafka: kafka.clone(),
+            topics,
+            redis,
+            publisher,
+            tail,
+            by,
+            patience,
+        })
+    }
+
+    /// Waits until everything is known of settings, states and health that was published before.
+    async fn read_settings(&self) -> Result<(), CommandError> {
+        let now = Instant::now();
+        let both = async { self.tail.read_since(now).await && self.health_log.read_since(now).await };
+        let read = within(self.patience, "the settings could not be read from Kafka", both).await?;
+        if read { Ok(()) } else { Err(CommandError::Failed("the settings are no longer read".to_owned())) }
+    }
+
+    /// What is in force for a webhook, by everything that was published before.
+    async fn current(&self, id: &WebhookId) -> Result<Current, CommandError> {
+        self.read_settings().await?;
+        self.tail.directory().current(id).ok_or_else(|| CommandError::unknown(id))
+    }
+
+    /// Publishes a record and waits until it is acknowledged. Returns its offset.
+    async fn publish(&self, record: &Outgoing<'_>) -> Result<i64, CommandError> {
+        let unknown = "Kafka did not acknowledge the record; whether it counts shows later, in `bundlehook webhook show`";
+        tokio::select! {
+            published = within(self.patience, unknown, self.publisher.publish_and_wait(record)) => {
+                published?.map_err(CommandError::failed)
+            }
+            problem = self.publisher.failed() => Err(CommandError::Failed(problem)),
+        }
+    }
+
+    /// The time by the brokers' clock, which stamps arrivals.
+    async fn broker_time(&self) -> Result<Millis, CommandError> {
+        let heartbeat = Outgoing {
+            topic: &self.topics.webhook_states,
+            partition: None,
+            key: b"heartbeat",
+            value: None,
+            headers: &[],
+        };
+        self.publish(&heartbeat).await?;
+        let ahead = self.publisher.broker_clock().map_or(0, |(ahead, _)| ahead);
+        Ok(Millis(clock::now().0 + ahead))
+    }
+
+    /// How many partitions a topic has.
+    async fn partitions(&self, topic: &str) -> Result<i32, CommandError> {
+        let admin = Admin::new(&self.kafka).map_err(CommandError::failed)?;
+        let partitions =
+            admin.partitions().await.map_err(|error| CommandError::Unavailable(error.to_string()))?;
+        let count = partitions.get(topic).copied();
+        count.ok_or_else(|| {
+            CommandError::Failed(format!("topic `{topic}` does not exist; `bundlehook topics` creates it"))
+        })
+    }
+}
+
+/// Waits at most so long.
+async fn within<T>(patience: Duration, what: &str, work: impl Future<Output = T>) -> Result<T, CommandError> {
+    let done = tokio::time::timeout(patience, work).await;
+    done.map_err(|_| CommandError::Unavailable(format!("{what} within {} s", patience.as_secs_f64())))
+}
