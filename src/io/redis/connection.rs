@@ -79,9 +79,8 @@ impl From<RedisError> for StoreError {
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Busy(error)
             }
-            // An answer that breaks off in the middle, as the server died.
-            (_, ErrorKind::Parse) => Self::Busy(error),
             (_, ErrorKind::UnexpectedReturnType) => Self::Damaged(error.to_string()),
+            // Also an answer that breaks off in the middle, as the server died.
             _ => Self::Busy(error),
         }
     }
