@@ -416,6 +416,8 @@ impl Worker {
                 return Ok(true);
             }
             Err(CommitError::Rebalancing(_)) => {
+                // Said to members only.
+                self.settlements.confirm(began);
                 metrics.commit_failures.with_label_values(&["deliver", "rebalance"]).inc();
                 return Ok(false);
             }
