@@ -37,6 +37,16 @@ dev: build ## run the whole product on an embedded broker and a Redis of its own
 test: setup ## run every test; the last lines say on which broker, and how many
 	@$(LOCAL)/run-tests $(ARGS)
 
+# For `faults`: rows (all unless set), minutes of load a row, a seed (a new one unless set); `FAULTS_ARGS=--help` says more.
+FAULTS ?=
+MINUTES ?= 1
+SEED ?=
+FAULTS_ARGS ?=
+
+.PHONY: faults
+faults: release ## break the running system in many ways and account for every message; FAULTS=row,row MINUTES=n SEED=n
+	@./tests/faults/run $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(FAULTS_ARGS)
+
 .PHONY: lint
 lint: setup ## check the format, clippy and the import rule
 	@cargo fmt --check

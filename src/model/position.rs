@@ -64,6 +64,15 @@ pub struct ClosedWindow {
     pub granularity: Granularity,
 }
 
+impl ClosedWindow {
+    /// Comes after all windows of a boundary, those that a rebuild knows only the last messages of included: their first
+    /// offsets are not what they were.
+    #[must_use]
+    pub fn last_of(boundary: Millis) -> Self {
+        Self { boundary, first_offset: i64::MAX, granularity: Granularity::Day }
+    }
+}
+
 impl From<(Millis, i64, Granularity)> for ClosedWindow {
     fn from((boundary, first_offset, granularity): (Millis, i64, Granularity)) -> Self {
         Self { boundary, first_offset, granularity }

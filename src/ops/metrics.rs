@@ -205,7 +205,7 @@ impl Metrics {
         }
         for role in ["aggregate", "deliver"] {
             metrics.records_lost.with_label_values(&[role]);
-            for cause in ["broker", "fenced"] {
+            for cause in ["broker", "fenced", "rebalance"] {
                 metrics.commit_failures.with_label_values(&[role, cause]);
             }
         }

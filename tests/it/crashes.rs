@@ -313,6 +313,76 @@ async fn whatever_dies_every_message_arrives_once_under_its_id_and_in_order() {
     }
 }
 
+/// The next window opens within the grace of the former one. Once that is closed, the safe offset stands past its first
+/// message, but before its last.
+#[tokio::test]
+async fn a_rebuild_sends_nothing_of_a_window_that_was_closed_before() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    let setup = system(4_000).env("BUNDLEHOOK_WINDOW_GRACE", "2s");
+    let Some(system) = setup.start(&[settings]).await else { return };
+    let phase = || clock::now().0.rem_euclid(4_000);
+    wait_until("the end of a window to come near", LIMIT, async || (3_000..3_700).contains(&phase())).await;
+    let in_former = clock::now().to_rfc3339();
+    system.publish(&[event("ws", "a", "000")]).await;
+    wait_until("the next window to begin", LIMIT, async || phase() < 1_000).await;
+    let mut late = event("ws", "a", "002");
+    late["message"]["timestamp"] = in_former.into();
+    system.publish(&[event("ws", "b", "001"), late]).await;
+    receiver.wait_for(|requests| requests.len() == 1, "the former window").await;
+    system.wait_committed_offset("aggregate", "message-events", 1).await;
+
+    system.redis.flushall().await;
+    system.publish(&[event("ws", "b", "003")]).await;
+
+    system.wait_done().await;
+    assert_eq!(message_ids(&receiver.requests()[0]), ["000", "002"]);
+    assert_eq!(sorted_ids(&receiver.requests()), numbered(4));
+}
+
+/// A commit waits behind a request to join the group, and comes too late then for the generation it was made for.
+#[tokio::test]
+async fn a_partition_that_stays_with_its_process_goes_on_through_a_rebalance() {
+    let receiver = receiver(ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
+    let setup = system(2_000).partitions(4).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(system) = setup.start(&[settings]).await else { return };
+    let mut sent = 0;
+    for _ in 0..2 {
+        let others = [system.another("aggregate").await, system.another("deliver").await];
+        for (other, former) in others.iter().zip([&system.aggregate, &system.deliver]) {
+            wait_until("partitions to be shared", LIMIT, async || {
+                publish_some(&system, &mut sent).await;
+                other.sum("bundlehook_partitions_owned").await >= 2.0
+            })
+            .await;
+            other.process.sigterm();
+            wait_until("partitions to come back", LIMIT, async || {
+                publish_some(&system, &mut sent).await;
+                former.sum("bundlehook_partitions_owned").await >= 4.0
+            })
+            .await;
+        }
+        for other in &others {
+            assert!(other.process.wait_exit(LIMIT).await.success());
+        }
+    }
+
+    system.wait_done().await;
+    assert_eq!(receiver.requests().len(), sent);
+    for role in [&system.aggregate, &system.deliver] {
+        assert!(!role.process.stderr().contains("claiming the partition again"), "{}", role.process.stderr());
+    }
+}
+
+/// Publishes a message in each of some chats.
+async fn publish_some(system: &System, sent: &mut usize) {
+    let events: Vec<_> =
+        (*sent..*sent + 8).map(|n| event("ws", &format!("c{}", n % 8), &n.to_string())).collect();
+    system.publish(&events).await;
+    *sent += 8;
+}
+
 #[tokio::test]
 async fn windows_that_somebody_else_wrote_are_rebuilt_and_what_was_there_is_deleted() {
     let receiver = receiver(ok());

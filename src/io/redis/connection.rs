@@ -79,7 +79,8 @@ impl From<RedisError> for StoreError {
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Busy(error)
             }
-            (_, ErrorKind::Parse | ErrorKind::UnexpectedReturnType) => Self::Damaged(error.to_string()),
+            (_, ErrorKind::UnexpectedReturnType) => Self::Damaged(error.to_string()),
+            // Also an answer that breaks off in the middle, as the server died.
             _ => Self::Busy(error),
         }
     }
@@ -192,11 +193,15 @@ impl Redis {
     }
 
     /// Sees to it that the next call does not meet what this one met.
-    fn judge<T>(&self, used: &Connection, answer: Result<T, RedisError>) -> Result<T, StoreError> {
+    fn judge<T: FromRedisValue>(
+        &self,
+        used: &Connection,
+        answer: Result<Value, RedisError>,
+    ) -> Result<T, StoreError> {
         match answer {
             Ok(answer) => {
                 self.trouble.lock().unwrap_or_else(PoisonError::into_inner).served();
-                Ok(answer)
+                read(answer)
             }
             Err(error) => {
                 if let (Servers::Master(master), Connection::Master(number, _)) = (&self.servers, used)
@@ -215,6 +220,11 @@ impl Redis {
         }
         error
     }
+}
+
+/// What a whole answer means.
+fn read<T: FromRedisValue>(answer: Value) -> Result<T, StoreError> {
+    redis::from_redis_value(answer).map_err(|error| StoreError::Damaged(error.to_string()))
 }
 
 /// True if the connection is gone, or silent, or leads to what is no master: behind the same address, or at another one
@@ -277,5 +287,18 @@ impl ConnectionLike for Connection {
             Self::Master(_, connection) => connection.get_db(),
             Self::Cluster(connection) => connection.get_db(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_breaks_off_is_no_damage_but_one_of_another_type_is() {
+        let broken_off = redis::parse_redis_value(b"*2\r\n:1\r\n").expect_err("half of it is missing");
+        assert!(StoreError::from(broken_off).is_busy());
+        assert!(matches!(read::<i64>(Value::Array(Vec::new())), Err(StoreError::Damaged(_))));
+        assert_eq!(read::<i64>(Value::Int(1)).ok(), Some(1));
     }
 }

@@ -100,7 +100,10 @@ impl Partition<'_> {
         Ok(true)
     }
 
+    /// Nothing of a boundary is left. The safe offset may move past the first messages of its windows now, so a rebuild
+    /// could find the last ones only, which came within the grace.
     fn finish(&mut self, boundary: Millis) {
+        self.metadata.closings = self.metadata.closings.max(Some(ClosedWindow::last_of(boundary)));
         self.open.remove(&boundary);
         self.pending.remove(&boundary);
         self.rank = 0;

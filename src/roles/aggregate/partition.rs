@@ -45,6 +45,8 @@ const TICK: Duration = Duration::from_millis(200);
 const PENDING_BOUNDARIES: usize = 2;
 /// At most so many batches wait for acknowledgements; then reading pauses.
 const PENDING_BATCHES: usize = 64;
+/// How often the last commit is tried while the group is rebalancing.
+const LAST_COMMITS: usize = 10;
 /// How often the lag is asked for.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before a call that Redis could not serve is made again.
@@ -197,7 +199,7 @@ impl<'a> Partition<'a> {
                 },
                 () = std::future::ready(()), if more => {}
                 () = wake.notified() => {}
-                _ = tick.tick() => self.close_by_clock(feed).await?,
+                _ = tick.tick() => self.close_by_clock(feed, stop).await?,
             }
             self.report(feed).await;
         }
@@ -215,7 +217,13 @@ impl<'a> Partition<'a> {
             let wake = self.wake.clone();
             let _ = tokio::time::timeout(TICK, wake.notified()).await;
         }
-        self.commit(feed).await
+        for _ in 0..LAST_COMMITS {
+            if self.commit(feed).await? {
+                break;
+            }
+            tokio::time::sleep(TICK).await;
+        }
+        Ok(())
     }
 
     /// Tells how the partition stands. The lag is what is in the log but not applied: the committed offset trails by
@@ -484,25 +492,33 @@ impl<'a> Partition<'a> {
         }
     }
 
-    /// Commits the safe offset, then lets Redis forget what is committed as done.
-    async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
+    /// Commits the safe offset, then lets Redis forget what is committed as done. False if that has to wait for a
+    /// rebalance.
+    async fn commit(&mut self, feed: &PartitionFeed) -> Result<bool, Trouble> {
         self.next_commit = Instant::now() + TICK;
         let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
         self.metadata.boundaries.trim(safe);
         let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
-        if (safe, &text) != (self.committed.0, &self.committed.1) {
-            self.commit_now(feed, safe, text).await?;
+        if (safe, &text) != (self.committed.0, &self.committed.1)
+            && !self.commit_now(feed, safe, text).await?
+        {
+            return Ok(false);
         }
-        self.forget().await
+        self.forget().await?;
+        Ok(true)
     }
 
-    async fn commit_now(&mut self, feed: &PartitionFeed, safe: i64, text: String) -> Result<(), Trouble> {
+    async fn commit_now(&mut self, feed: &PartitionFeed, safe: i64, text: String) -> Result<bool, Trouble> {
         let metrics = &self.role.process.metrics;
         match feed.commit(safe, text.clone()).await {
             Ok(()) => {
                 metrics.commits.with_label_values(&["aggregate"]).inc();
                 self.committed = (safe, text);
-                Ok(())
+                Ok(true)
+            }
+            Err(CommitError::Rebalancing(_)) => {
+                metrics.commit_failures.with_label_values(&["aggregate", "rebalance"]).inc();
+                Ok(false)
             }
             Err(CommitError::Failed(error)) => {
                 metrics.commit_failures.with_label_values(&["aggregate", "broker"]).inc();
@@ -517,7 +533,11 @@ impl<'a> Partition<'a> {
 
     /// Closes a boundary by the host's clock, where there is nothing to read that could. The decision is committed
     /// before anything past it is applied, so that a replay decides the same.
-    async fn close_by_clock(&mut self, feed: &PartitionFeed) -> Result<(), Trouble> {
+    async fn close_by_clock(
+        &mut self,
+        feed: &PartitionFeed,
+        stop: &CancellationToken,
+    ) -> Result<(), Trouble> {
         if !self.at_end {
             return Ok(());
         }
@@ -534,7 +554,14 @@ impl<'a> Partition<'a> {
         self.close(boundary, self.position, "clock");
         let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
         let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
-        self.commit_now(feed, safe, text).await
+        while !self.commit_now(feed, safe, text.clone()).await? {
+            tokio::select! {
+                // Nothing past it was applied; the last commit has it, too.
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+        Ok(())
     }
 
     /// True if everything that is in the log has been applied. An end that lies beyond the last record, as after a

@@ -46,6 +46,8 @@ use crate::{
 
 /// How often the offset is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the last commit is tried while the group is rebalancing.
+const LAST_COMMITS: usize = 5;
 /// Pause before a claim is tried again.
 const CLAIM_PAUSE: Duration = Duration::from_millis(500);
 /// At most so many bundles are read ahead of the oldest that is not settled.
@@ -231,7 +233,13 @@ impl Worker {
             }
         }
         self.settlements.drained().await;
-        self.commit(feed).await
+        for _ in 0..LAST_COMMITS {
+            if self.commit(feed).await? {
+                break;
+            }
+            tokio::time::sleep(COMMIT_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// Lets lanes pull what is parked, once everything that was parked before the claim has been passed in reading.
@@ -297,7 +305,9 @@ impl Worker {
                 biased;
                 () = stop.cancelled() => return Ok(false),
                 fresh = &mut fresh => return if fresh { Ok(true) } else { Err("the settings are no longer read".to_owned()) },
-                () = tokio::time::sleep(COMMIT_INTERVAL) => self.commit(feed).await?,
+                () = tokio::time::sleep(COMMIT_INTERVAL) => {
+                    self.commit(feed).await?;
+                }
             }
         }
     }
@@ -383,7 +393,8 @@ impl Worker {
         Delivery { head, body, partition, offset, bundled_at, attempts, refusals }
     }
 
-    async fn commit(&mut self, feed: &PartitionFeed) -> Result<(), String> {
+    /// Commits what is settled. False if that has to wait for a rebalance.
+    async fn commit(&mut self, feed: &PartitionFeed) -> Result<bool, String> {
         let metrics = &self.deliver.process.metrics;
         let (offset, taken_in, attempts) = self.settlements.settled();
         let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, attempts);
@@ -393,7 +404,7 @@ impl Worker {
         metrics.last_progress.with_label_values(&["deliver", &label]).set(clock::now().0 / 1000);
         let is_committed = (offset, &text) == (self.committed.0, &self.committed.1);
         if is_committed && !self.settlements.wants_confirmation() {
-            return Ok(());
+            return Ok(true);
         }
         let began = Instant::now();
         let result = feed.commit(offset, text.clone()).await;
@@ -402,13 +413,19 @@ impl Worker {
                 metrics.commits.with_label_values(&["deliver"]).inc();
                 self.committed = (offset, text);
                 self.settlements.confirm(began);
-                return Ok(());
+                return Ok(true);
+            }
+            Err(CommitError::Rebalancing(_)) => {
+                // Said to members only.
+                self.settlements.confirm(began);
+                metrics.commit_failures.with_label_values(&["deliver", "rebalance"]).inc();
+                return Ok(false);
             }
             Err(CommitError::Fenced(_)) => "fenced",
             Err(CommitError::Failed(_)) => "broker",
         };
         metrics.commit_failures.with_label_values(&["deliver", cause]).inc();
-        result.map_err(describe)
+        result.map(|()| true).map_err(describe)
     }
 }
 

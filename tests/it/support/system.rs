@@ -262,6 +262,16 @@ impl System {
         .await;
     }
 
+    /// Waits until a role has committed an offset of the only partition of a topic.
+    pub async fn wait_committed_offset(&self, role: &str, topic: &str, offset: i64) {
+        let (group, topic) = (format!("{}bundlehook-{role}", self.prefix), self.topic(topic));
+        wait_until(&format!("`{role}` to commit {offset} of `{topic}`"), LIMIT, async || {
+            let committed = committed(self.kafka.servers(), &group, &topic).await;
+            committed.iter().any(|partition| partition.offset == Some(offset))
+        })
+        .await;
+    }
+
     /// Starts a role anew, after it was ended, and waits until it has claimed all partitions.
     pub async fn restart(&mut self, role: &'static str) {
         let started = Role::start(role, &self.env);

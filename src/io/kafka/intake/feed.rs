@@ -32,6 +32,9 @@ pub enum CommitError {
     /// The partition has another owner, or the group forgot this process.
     #[error("the partition was given to another process: {0}")]
     Fenced(RDKafkaErrorCode),
+    /// The group is rebalancing. The partition stays this process's until it is revoked; commit again later.
+    #[error("the group is rebalancing: {0}")]
+    Rebalancing(RDKafkaErrorCode),
     /// The broker did not take it.
     #[error("the broker did not take the commit: {0}")]
     Failed(KafkaError),
@@ -39,9 +42,12 @@ pub enum CommitError {
 
 impl From<KafkaError> for CommitError {
     fn from(error: KafkaError) -> Self {
-        use RDKafkaErrorCode::{FencedInstanceId, IllegalGeneration, UnknownMemberId};
+        use RDKafkaErrorCode::{FencedInstanceId, IllegalGeneration, RebalanceInProgress, UnknownMemberId};
         match error.rdkafka_error_code() {
-            Some(code @ (IllegalGeneration | UnknownMemberId | FencedInstanceId)) => Self::Fenced(code),
+            Some(code @ (UnknownMemberId | FencedInstanceId)) => Self::Fenced(code),
+            // A commit waits behind the request to join and comes with the generation before. Who is no member any
+            // more is told so instead.
+            Some(code @ (IllegalGeneration | RebalanceInProgress)) => Self::Rebalancing(code),
             _ => Self::Failed(error),
         }
     }

@@ -1,0 +1,210 @@
+"""Apache Kafka and Redis of a run's own, on free ports of loopback, with proxies in front; programs as processes."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from proxy import Proxy
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 90
+
+
+class Broken(Exception):
+    """The run can't go on; says why."""
+
+
+def _load_services() -> Any:
+    loader = importlib.machinery.SourceFileLoader("services", str(ROOT / "deploy/local/services"))
+    spec = importlib.util.spec_from_loader("services", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def spawn(command: list[Any], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a process that the kernel kills when this program ends; output is appended to the log."""
+    with open(log, "ab") as out:
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, **options
+        )
+
+
+def wait(what: str, seconds: float, condition: Callable[[], bool], pause: float = 0.1) -> None:
+    """Waits for a condition. Raises Broken if it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Broken(f"waited {seconds:.0f} s for {what}")
+        time.sleep(pause)
+
+
+def end(process: subprocess.Popen[bytes] | None) -> None:
+    """Kills a process, if it still runs, and waits until it is gone."""
+    if process is not None and process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+class Rig:
+    """Both services. What they hold is gone afterwards; their logs stay in the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._services = _load_services()
+        self._services.FOLDER, self._services.DATA = folder, folder / "data"
+        self._services.spawn = spawn
+        (folder / "data").mkdir(parents=True)
+        held = [self._services.held_port() for _ in range(4)]
+        self._kafka_port, controller, self._far_port, self._redis_port = (port for port, _ in held)
+        self._holds = [hold for _, hold in held]
+        self._kafka: subprocess.Popen[bytes] | None = None
+        self._redis: subprocess.Popen[bytes] | None = None
+        self.redis_proxy, self.kafka_proxy = Proxy(self._redis_port), Proxy(self._far_port)
+        self._services.kafka_settings = self._kafka_settings
+        try:
+            self._kafka = self._services.start_kafka(self._kafka_port, controller)
+            self.wait_kafka()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends both."""
+        end(self._redis)
+        end(self._kafka)
+        self.redis_proxy.close()
+        self.kafka_proxy.close()
+        for hold in self._holds:
+            hold.close()
+
+    # -- Kafka --
+
+    def _kafka_settings(self, port: int, controller_port: int, log_dir: Path) -> str:
+        """Two listeners for clients: a direct one, and one that is reached through the proxy only."""
+        direct, far, controller = (f"127.0.0.1:{number}" for number in (port, self._far_port, controller_port))
+        return f"""
+node.id=1
+listeners=PLAINTEXT://{direct},FAR://{far},CONTROLLER://{controller}
+advertised.listeners=PLAINTEXT://{direct},FAR://127.0.0.1:{self.kafka_proxy.port},CONTROLLER://{controller}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.quorum.voters=1@{controller}
+log.dirs={log_dir}
+"""
+
+    @property
+    def brokers(self) -> str:
+        return f"127.0.0.1:{self._kafka_port}"
+
+    @property
+    def far_brokers(self) -> str:
+        """Through the proxy."""
+        return f"127.0.0.1:{self.kafka_proxy.port}"
+
+    def wait_kafka(self) -> None:
+        wait("Apache Kafka", START_SECONDS, lambda: bool(self._services.kafka_answers(self._kafka_port)))
+
+    def kill_kafka(self) -> None:
+        end(self._kafka)
+
+    def restart_kafka(self) -> None:
+        """Starts the killed broker on what is on the disk, and waits until it answers."""
+        self._kafka = self._services.run_kafka(self.folder / "data/kafka/kafka.properties")
+        self.wait_kafka()
+
+    def pause_kafka(self) -> None:
+        assert self._kafka is not None
+        self._kafka.send_signal(signal.SIGSTOP)
+
+    def resume_kafka(self) -> None:
+        assert self._kafka is not None
+        self._kafka.send_signal(signal.SIGCONT)
+
+    def console(self, *arguments: str) -> bytes:
+        """Output of Kafka's console consumer, which ends once nothing came for some seconds."""
+        command = [
+            "java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self._services.kafka_classpath(),
+            f"-Dlog4j2.configurationFile={ROOT / 'deploy/local/log4j2.properties'}",
+            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", self.brokers, "--from-beginning",
+            "--timeout-ms", "8000", *arguments,
+        ]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        if b"Processed a total of" not in done.stderr:
+            raise Broken(f"the console consumer: {done.stderr.decode(errors='replace')[-2000:]}")
+        return done.stdout
+
+    def records(self, topic: str) -> Iterator[dict[str, Any]]:
+        """All records of a topic: partition, offset, timestamp, headers, key, value (text; None for a tombstone)."""
+        properties = [f"print.{what}=true" for what in ("timestamp", "partition", "offset", "headers", "key", "value")]
+        options = [word for setting in [*properties, "null.literal=\x01", "headers.separator=\x02"] for word in ("--formatter-property", setting)]
+        for line in self.console("--topic", topic, *options).split(b"\n"):
+            # Kafka's log goes to standard output, too.
+            if line.startswith((b"LogAppendTime:", b"CreateTime:")):
+                stamp, partition, offset, headers, key, value = line.decode("utf-8", "surrogateescape").split("\t", 5)
+                yield {
+                    "partition": int(partition.partition(":")[2]), "offset": int(offset.partition(":")[2]),
+                    "timestamp": int(stamp.partition(":")[2]), "headers": _headers(headers),
+                    "key": None if key == "\x01" else key, "value": None if value == "\x01" else value,
+                }
+
+    def commits(self) -> bytes:
+        """All offsets ever committed, as JSON lines."""
+        return self.console(
+            "--topic", "__consumer_offsets", "--formatter", "org.apache.kafka.tools.consumer.OffsetsMessageFormatter"
+        )
+
+    # -- Redis --
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self._redis_port}/"
+
+    @property
+    def far_redis_url(self) -> str:
+        """Through the proxy."""
+        return f"redis://127.0.0.1:{self.redis_proxy.port}/"
+
+    def start_redis(self, aof: bool = False, fresh: bool = True) -> None:
+        """Starts Redis, with or without the data of the last one."""
+        end(self._redis)
+        folder = self.folder / "data/redis"
+        folder.mkdir(exist_ok=True)
+        if fresh:
+            for file in sorted(folder.rglob("*"), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+        durable = ["--appendonly", "yes", "--appendfsync", "everysec"] if aof else ["--appendonly", "no"]
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", self._redis_port, "--dir", folder, "--save", "", *durable]
+        self._redis = spawn(command, self.folder / "redis.log")
+        wait("Redis", 30, lambda: bool(self._services.redis_answers(self._redis_port)))
+
+    def kill_redis(self) -> None:
+        end(self._redis)
+
+    def redis(self, *words: str) -> str:
+        """The first line of Redis's answer to a command."""
+        with socket.create_connection(("127.0.0.1", self._redis_port), timeout=10) as connection:
+            connection.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words))
+            return connection.makefile("rb").readline().decode().strip()
+
+
+def _headers(text: str) -> dict[str, str]:
+    if text == "NO_HEADERS":
+        return {}
+    text = text.removeprefix("Headers:")
+    return dict(pair.partition(":")[::2] for pair in text.split("\x02"))
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    """The environment with these settings of Bundlehook, and no others."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("BUNDLEHOOK_") and name != "RUST_LOG"}
+    return own | {f"BUNDLEHOOK_{name}": value for name, value in settings.items()}
