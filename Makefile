@@ -54,7 +54,7 @@ lint: setup ## check the format, clippy and the import rule
 	@cargo test --test layering
 
 .PHONY: bench-isolation
-bench-isolation: setup ## measure what two bad endpoints cost the other webhooks, in about 5 minutes
+bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes
 	@cargo bench --bench isolation -- $(ARGS)
 
 .PHONY: services

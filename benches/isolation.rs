@@ -1,9 +1,11 @@
-//! `make bench-isolation`: what one endpoint that refuses connections and one that never answers cost the others.
+//! `make bench-isolation`: what bad endpoints cost the others.
 //!
-//! Two systems of the same kind run beside each other: in one of them two of the hundred webhooks are bad, and one of
-//! those has 100,000 deliveries parked. They get the same load in turns, so that whatever the machine does meanwhile
-//! hits both. Measured is the time from the broker's acknowledgement of a message to the first byte of its POST at the
-//! receiver, both in this process; compared are the healthy webhooks alone.
+//! Three systems of the same kind run beside each other, each with a hundred webhooks. In the first all endpoints are
+//! healthy. In the second one refuses connections and has 100,000 deliveries parked, and one never answers. In the third
+//! 48 are hostile: 16 flood with informational responses, 16 let their bodies drip, 16 send bodies without an end. They
+//! get the same load in turns, so that whatever the machine does meanwhile hits all. Measured is the time from the
+//! broker's acknowledgement of a message to the first byte of its POST at the receiver, both in this process; compared
+//! with the first system are the healthy webhooks alone.
 
 #[path = "../tests/it/support/mod.rs"]
 mod support;
@@ -23,11 +25,14 @@ use rdkafka::{
 use serde_json::{Value, json};
 
 use support::{
-    Answer, Receiver, System, answer, event, hang, message_ids, receiver, refuse, system, webhook,
+    Answer, Receiver, Step, System, answer, event, hang, hostile, message_ids, receiver, refuse, system,
+    webhook,
 };
 
 /// Webhooks of each system, each with a workspace of its own.
 const WEBHOOKS: usize = 100;
+/// Hostile ones of each kind.
+const HOSTILE: usize = 16;
 /// Chats of a workspace.
 const CHATS: usize = 20;
 /// Kept out of each run at its beginning.
@@ -35,12 +40,12 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// The goal for the median ratio of the healthy webhooks' latencies.
 const GOAL: f64 = 1.2;
 
-/// What one endpoint that refuses connections and one that never answers cost the others.
+/// What bad endpoints cost the others.
 #[derive(Parser)]
 struct Options {
-    /// Pairs of runs.
+    /// Rounds, in each of which every system has its turn.
     #[arg(long, default_value_t = 5)]
-    pairs: usize,
+    rounds: usize,
     /// Seconds of a run that are measured.
     #[arg(long, default_value_t = 15)]
     seconds: u64,
@@ -81,26 +86,26 @@ struct Side {
     acknowledged: Times,
     arrived: Times,
     sent: usize,
+    /// Webhooks with a number below this are healthy.
+    healthy: usize,
     /// Alive as long as the system.
-    _receivers: Vec<Receiver>,
+    _receiver: Receiver,
 }
 
 impl Side {
-    /// Starts it. Those of `bad` take the place of the last webhooks.
-    async fn start(name: &'static str, bad: Vec<Receiver>) -> Option<Self> {
+    /// Starts it. The last webhooks have these URLs.
+    async fn start(name: &'static str, bad: &[String]) -> Option<Self> {
         let arrived = Times::default();
         let noted = arrived.clone();
-        let healthy = receiver(answer(move |request| {
+        let receiver = receiver(answer(move |request| {
             let mut arrived = noted.lock().expect("no holder panics");
             for id in message_ids(request) {
                 arrived.entry(id).or_insert(request.arrived);
             }
             Answer::status(200)
         }));
-        let url = |n: usize| match bad.get((n + bad.len()).wrapping_sub(WEBHOOKS)) {
-            Some(bad) => bad.url("/"),
-            None => healthy.url("/"),
-        };
+        let healthy = WEBHOOKS - bad.len();
+        let url = |n: usize| if n < healthy { receiver.url("/") } else { bad[n - healthy].clone() };
         let settings = |n: usize| webhook(&format!("wh-{n}"), &workspace(n), &url(n), json!({}));
         let webhooks: Vec<Value> = (0..WEBHOOKS).map(settings).collect();
         let system = system(3_600_000)
@@ -117,9 +122,7 @@ impl Side {
             .set("linger.ms", "1")
             .create_with_context(Acknowledged(acknowledged.clone()))
             .expect("the configuration is valid");
-        let mut receivers = bad;
-        receivers.push(healthy);
-        Some(Self { name, system, producer, acknowledged, arrived, sent: 0, _receivers: receivers })
+        Some(Self { name, system, producer, acknowledged, arrived, sent: 0, healthy, _receiver: receiver })
     }
 
     /// Sends the next message of a webhook, and returns its id.
@@ -140,7 +143,7 @@ impl Side {
 
     /// Sends at a rate for a while, to every webhook in turn, and returns the latencies of the healthy ones in
     /// milliseconds, in order.
-    async fn run(&mut self, options: &Options, healthy: usize) -> Vec<f64> {
+    async fn run(&mut self, options: &Options) -> Vec<f64> {
         let (began, gap) = (Instant::now(), Duration::from_secs(1) / options.rate);
         let mut measured = Vec::new();
         let length = WARM_UP + Duration::from_secs(options.seconds);
@@ -152,7 +155,7 @@ impl Side {
             tokio::time::sleep_until(at.into()).await;
             let webhook = n as usize % WEBHOOKS;
             let id = self.send(webhook);
-            if webhook < healthy && at >= began + WARM_UP {
+            if webhook < self.healthy && at >= began + WARM_UP {
                 measured.push(id);
             }
         }
@@ -211,31 +214,54 @@ async fn used_memory(system: &System) -> u64 {
     used.trim().parse().expect("it is a number")
 }
 
+/// URLs of hostile endpoints, a few of each kind.
+fn hostile_urls() -> Vec<String> {
+    const OK: &str = "HTTP/1.1 200 OK\r\n";
+    let send = |text: String| Step::Send(text.into_bytes());
+    let kinds = [
+        vec![Step::Read, Step::Flood(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec())],
+        vec![Step::Read, send(format!("{OK}content-length: 100000\r\n\r\n")), Step::Drip(b"x".to_vec())],
+        vec![Step::Read, send(format!("{OK}\r\n")), Step::Flood(vec![b'x'; 16 * 1024])],
+    ];
+    let endpoints = kinds.iter().flat_map(|steps| (0..HOSTILE).map(|_| hostile(steps.clone(), None)));
+    endpoints.map(|endpoint| format!("http://{}/", endpoint.addr())).collect()
+}
+
 #[tokio::main]
 async fn main() {
     let options = Options::parse();
     let (refusing, silent) = (receiver(refuse()), receiver(hang()));
-    let Some(mut quiet) = Side::start("all healthy", Vec::new()).await else { return };
-    let Some(mut troubled) = Side::start("two bad", vec![refusing, silent]).await else { return };
-    let healthy = WEBHOOKS - 2;
-    let bytes = park(&mut troubled, healthy, options.parked).await;
+    let bad = [refusing.url("/"), silent.url("/")];
+    let Some(quiet) = Side::start("all healthy", &[]).await else { return };
+    let Some(mut troubled) = Side::start("two bad", &bad).await else { return };
+    let Some(attacked) = Side::start("48 hostile", &hostile_urls()).await else { return };
+    let refused = troubled.healthy;
+    let bytes = park(&mut troubled, refused, options.parked).await;
     println!("{} deliveries parked for one endpoint: {bytes:.0} bytes of Redis each", options.parked);
-    println!("{:>4}  {:<12} {:>9} {:>9} {:>12}", "pair", "system", "p50 ms", "p99 ms", "memory MiB");
-    let mut ratios = (Vec::new(), Vec::new());
-    for pair in 1..=options.pairs {
-        let mut results = Vec::new();
-        for side in [&mut quiet, &mut troubled] {
-            let latencies = side.run(&options, healthy).await;
+    println!("{:>5}  {:<12} {:>9} {:>9} {:>12}", "round", "system", "p50 ms", "p99 ms", "memory MiB");
+    let mut sides = [quiet, troubled, attacked];
+    let mut ratios = vec![(Vec::new(), Vec::new()); sides.len()];
+    for round in 1..=options.rounds {
+        let mut first = None;
+        for (side, ratios) in sides.iter_mut().zip(&mut ratios) {
+            let latencies = side.run(&options).await;
             let (p50, p99) = (percentile(&latencies, 50), percentile(&latencies, 99));
-            println!("{pair:>4}  {:<12} {p50:>9.2} {p99:>9.2} {:>12.1}", side.name, side.memory());
-            results.push((p50, p99));
+            println!("{round:>5}  {:<12} {p50:>9.2} {p99:>9.2} {:>12.1}", side.name, side.memory());
+            let (quiet50, quiet99) = *first.get_or_insert((p50, p99));
+            ratios.0.push(p50 / quiet50);
+            ratios.1.push(p99 / quiet99);
         }
-        ratios.0.push(results[1].0 / results[0].0);
-        ratios.1.push(results[1].1 / results[0].1);
     }
     let verdict = |value: f64, goal: f64| if value <= goal { "reached" } else { "missed" };
-    let (p50, p99) = (median(ratios.0), median(ratios.1));
-    println!("median ratio of p50: {p50:.2} (goal {GOAL}: {})", verdict(p50, GOAL));
-    println!("median ratio of p99: {p99:.2} (goal {GOAL}: {})", verdict(p99, GOAL));
+    for (side, ratios) in sides.iter().zip(ratios).skip(1) {
+        for (percent, ratios) in [("p50", ratios.0), ("p99", ratios.1)] {
+            let ratio = median(ratios);
+            println!(
+                "{}: median ratio of {percent} {ratio:.2} (goal {GOAL}: {})",
+                side.name,
+                verdict(ratio, GOAL)
+            );
+        }
+    }
     println!("bytes of Redis for a parked delivery: {bytes:.0} (goal 200: {})", verdict(bytes, 200.0));
 }

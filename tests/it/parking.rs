@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use bundlehook::io::clock;
 use bundlehook::wire::waiting::WaitingDelivery;
 use serde_json::{Value, json};
 
@@ -220,7 +221,7 @@ async fn what_the_system_holds_goes_out_without_new_traffic_when_it_is_enabled_a
     // The command to enable it is a state with a newer activation.
     let former = states.iter().map(Record::json).find(|state| state["kind"] == "activation");
     let mut state = former.expect("the activation is stored");
-    state["activation"] = json!(format!("{}.1.0", bundlehook::io::clock::now().0));
+    state["activation"] = json!(format!("{}.1.0", clock::now().0));
     let record = Outgoing::new("dead/activation", state.to_string());
     system.produce("webhook-states", [record]).await;
 
@@ -324,4 +325,55 @@ async fn a_late_put_of_an_ended_claim_is_taken_back_and_never_sent() {
     system.publish(&events("ws-dead", 20..30)).await;
     system.wait_done().await;
     assert_once_and_in_order(&endpoint.requests(), 0..30);
+}
+
+#[tokio::test]
+async fn what_is_held_expires_seven_days_after_the_disabling_and_nothing_more_is_collected() {
+    const COUNT: usize = 30;
+    let failing = receiver(status(500));
+    let Some(system) = start(&failing, &[], "50ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    let is_disabled = |record: &Record| record.value.is_some() && record.json()["kind"] == "disabled";
+    let states = system.wait_records("webhook-states", |records| records.iter().any(is_disabled)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+    failing.set(ok()).await;
+    let posts = failing.requests().len();
+
+    // As if it had happened a week ago.
+    let mut state = states.iter().find(|record| is_disabled(record)).expect("it was just seen").json();
+    state["at"] = clock::now().minus(Duration::from_hours(7 * 24)).to_rfc3339().into();
+    system.produce("webhook-states", [Outgoing::new("dead/disabled", state.to_string())]).await;
+
+    let expired = "bundlehook_bundles_settled_total{result=\"expired\"}";
+    system.deliver.wait_sum(expired, COUNT as f64).await;
+    wait_no_waiting_delivery(&system).await;
+    system.settings_count().await;
+    let changed = system.records("webhook-states").await.iter().map(|record| record.timestamp).max();
+    wait_until("the state to count", LIMIT, async || clock::now().0 > changed.unwrap_or_default() + 5_000)
+        .await;
+    let bundles = system.records("bundles").await.len();
+    system.publish(&events("ws-dead", COUNT..COUNT + 5)).await;
+    system.wait_done().await;
+    assert_eq!(system.records("bundles").await.len(), bundles, "collecting has stopped");
+    assert_eq!(failing.requests().len(), posts, "nothing was sent");
+}
+
+#[tokio::test]
+async fn a_parked_delivery_whose_body_is_gone_expires_and_the_next_ones_go_on() {
+    const COUNT: usize = 40;
+    let dead = receiver(refuse());
+    let Some(system) = start(&dead, &[], "300ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+    system.wait_committed("deliver", "bundles").await;
+
+    system.kafka.delete_records(&system.topic("bundles"), 0, 10).await;
+    dead.set(ok()).await;
+
+    dead.wait_for(|requests| requests.len() >= COUNT - 10, "those that have a body").await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&dead.requests(), 10..COUNT);
+    let expired = "bundlehook_bundles_settled_total{result=\"expired\"}";
+    assert_eq!(system.deliver.sum(expired).await.to_string(), "10");
+    wait_no_waiting_delivery(&system).await;
 }

@@ -41,7 +41,7 @@ async fn nothing_is_lost_and_a_window_costs_at_most_one_more_post() {
     system.aggregate.wait_sum("bundlehook_partitions_owned{role=\"aggregate\"}", 4.0).await;
     grow(&system, &["bundles"], 4).await;
     system.deliver.wait_sum("bundlehook_partitions_owned{role=\"deliver\"}", 4.0).await;
-    grow(&system, &["waiting-deliveries", "delivery-attempts"], 4).await;
+    grow(&system, &["waiting-deliveries", "delivery-attempts", "message-skips"], 4).await;
 
     at_once.wait_for(|requests| requests.len() >= 400, "each message").await;
     let complete = |requests: &[support::Request]| requests.iter().flat_map(message_ids).count() >= 400;

@@ -12,6 +12,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::children::{self, tail};
 use super::records::forget;
@@ -172,6 +173,22 @@ impl Kafka {
         let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
         answer.unwrap_or_else(|(_, error)| panic!("failed to grow topic `{name}`: {error}"));
         wait_for_leaders(&self.servers, name, partitions as i32).await;
+    }
+
+    /// Deletes the records of a partition below an offset.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses.
+    pub async fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let admin: AdminClient<DefaultClientContext> =
+            client(&self.servers).create().expect("an admin client needs no network");
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT)).request_timeout(Some(LIMIT));
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(before)).expect("the offset is valid");
+        let answer = admin.delete_records(&offsets, &options).await.expect("the broker answers");
+        let deleted = answer.find_partition(topic, partition).expect("there is an answer for the partition");
+        deleted.error().unwrap_or_else(|error| panic!("failed to delete records of `{topic}`: {error}"));
     }
 
     /// Waits until each partition of a topic can be written.
