@@ -198,20 +198,18 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// Parks deliveries for a webhook, and answers how many bytes of Redis each takes.
 async fn park(side: &mut Side, webhook: usize, count: usize) -> f64 {
-    let before: u64 = used_memory(&side.system).await;
     for _ in 0..count {
         side.send(webhook);
     }
     side.producer.flush(Duration::from_mins(1)).expect("the broker takes every message");
     let parked = async || side.system.deliver.sum("bundlehook_deliveries_parked{").await >= count as f64;
     support::wait_until("the deliveries to be parked", support::LIMIT * 5, parked).await;
-    (used_memory(&side.system).await - before) as f64 / count as f64
-}
-
-async fn used_memory(system: &System) -> u64 {
-    let info: String = system.redis.command(&["INFO", "memory"]).await;
-    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("Redis says it");
-    used.trim().parse().expect("it is a number")
+    let queues: Vec<String> = side.system.redis.command(&["KEYS", &format!("*bundles:*:wh-{webhook}")]).await;
+    let mut bytes = 0;
+    for queue in queues {
+        bytes += side.system.redis.command::<u64>(&["MEMORY", "USAGE", &queue, "SAMPLES", "0"]).await;
+    }
+    bytes as f64 / count as f64
 }
 
 /// URLs of hostile endpoints, a few of each kind.

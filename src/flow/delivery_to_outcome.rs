@@ -1,5 +1,7 @@
 //! A delivery becomes a request, and what came back becomes an outcome and the record of an attempt.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use secrecy::ExposeSecret;
@@ -232,7 +234,7 @@ fn received(reply: &Reply, request: &Request) -> Option<ReceivedResponse> {
     };
     let secrets = secret_values(request);
     let masked =
-        |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
+        |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(&**secret, "***"));
     Some(ReceivedResponse {
         status: answer.status.as_u16(),
         headers: answer.headers.iter().map(|(name, value)| (masked(name), masked(value))).collect(),
@@ -242,12 +244,17 @@ fn received(reply: &Reply, request: &Request) -> Option<ReceivedResponse> {
     })
 }
 
-/// The secret values of a request, and what follows a scheme such as `Bearer` in them. Short ones would mask words.
-fn secret_values(request: &Request) -> Vec<&str> {
+/// The secret values of a request: of headers, with what follows a scheme such as `Bearer` in them, and of the URL's query,
+/// as they are sent and as they are meant. Short ones would mask words.
+fn secret_values(request: &Request) -> Vec<Cow<'_, str>> {
     let values = request.headers.values().filter(|value| value.is_sensitive());
     let values = values.filter_map(|value| value.to_str().ok());
     let with_parts = values.flat_map(|value| [Some(value), value.split_once(' ').map(|(_, rest)| rest)]);
-    with_parts.flatten().filter(|secret| secret.len() >= SHORTEST_MASKED).collect()
+    let raw = request.url.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let of_query =
+        raw.map(|(_, value)| value.into()).chain(request.url.query_pairs().map(|(_, value)| value));
+    let all = with_parts.flatten().map(Cow::from).chain(of_query);
+    all.filter(|secret| secret.len() >= SHORTEST_MASKED).collect()
 }
 
 #[cfg(test)]
@@ -316,5 +323,13 @@ mod tests {
         let json = String::from_utf8(crate::wire::attempt::encode(&record)).unwrap();
         assert!(!json.contains("s3cret"), "{json}");
         assert!(json.contains("did not answer in time"));
+    }
+
+    #[test]
+    fn what_a_url_holds_is_masked_where_the_endpoint_sends_it_back() {
+        let url = Url::parse("https://h.example/?token=abc%20defgh&n=12").unwrap();
+        let request = Request { url, headers: HeaderMap::new(), body: Bytes::new() };
+        let secrets = secret_values(&request);
+        assert_eq!(secrets, ["abc%20defgh", "abc defgh"]);
     }
 }

@@ -251,13 +251,16 @@ impl Health {
     pub fn take(&mut self, webhook: &WebhookId, ended: &Ended<'_>) -> Verdict {
         let stale = ended.activation < self.activation;
         match ended.error {
-            None => self.succeed(stale),
+            None => self.succeed(ended, stale),
             Some(error) => self.fail(webhook, ended, error, stale),
         }
     }
 
-    fn succeed(&mut self, stale: bool) -> Verdict {
+    fn succeed(&mut self, ended: &Ended<'_>, stale: bool) -> Verdict {
         let disabled = matches!(self.circuit, Circuit::Disabled { .. });
+        if let Some(lease) = ended.lease.filter(|_| stale) {
+            self.release(lease);
+        }
         if stale || disabled || self.is_clean() {
             return Verdict { counted: false, closed: false };
         }

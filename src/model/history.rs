@@ -135,13 +135,24 @@ impl WebhookHistory {
     }
 
     /// What arrived before the owner switched it off, deleted it or gave it to another workspace is dropped.
+    ///
+    /// It was wanted when it arrived, or there would be no bundle. Compaction may have taken away the settings that were
+    /// in force then; all that can have happened between them and the first that are left is an end, after which it was
+    /// enabled anew by later settings. The activation tells.
     fn owner_dropped(&self, arrived: Millis) -> bool {
-        let workspace = self.at(arrived).map(|webhook| &webhook.workspace_id);
+        let is_known = self.changes.first().is_some_and(|first| first.counts_from <= arrived);
+        let enabled_later =
+            |activation: Activation| activation.topic == 0 && Millis(activation.at) + COUNTS_AFTER > arrived;
+        let was_ended =
+            !is_known && !self.activation_is_a_guess && self.activation.is_some_and(enabled_later);
+        let first = self.changes.first().and_then(|first| first.settings.as_ref());
+        let in_force = if is_known { self.at(arrived) } else { first };
+        let workspace = in_force.map(|webhook| &webhook.workspace_id);
         let later = self.changes.iter().rev().take_while(|change| change.counts_from > arrived);
         let ends = |change: &Change| {
             !change.is_on() || change.settings.as_ref().map(|webhook| &webhook.workspace_id) != workspace
         };
-        later.into_iter().any(ends) || self.cut.is_some_and(|cut| arrived < cut)
+        was_ended || later.into_iter().any(ends) || self.cut.is_some_and(|cut| arrived < cut)
     }
 }
 
@@ -307,6 +318,27 @@ mod tests {
 
     fn wanted(directory: &Directory, seconds: i64) -> Option<Granularity> {
         directory.wanted(&id(), WS, at(seconds))
+    }
+
+    #[test]
+    fn what_waits_from_before_the_settings_that_compaction_left_is_kept_unless_it_was_enabled_since() {
+        let enabled_at = |seconds: i64| Activation { at: seconds * 1000, topic: 0, offset: seconds };
+        let compacted = |activation: Activation| {
+            let mut directory = Directory::default();
+            directory.change(place(500), &id(), Some(settings("6h", true)));
+            directory.state(place(9), &id(), State::Activation(Some(activation)));
+            directory
+        };
+        assert!(!compacted(enabled_at(10)).owner_dropped(&id(), at(100)), "enabled long before");
+        assert!(compacted(enabled_at(200)).owner_dropped(&id(), at(100)), "switched off and on in between");
+        let by_command = Activation { topic: 1, ..enabled_at(200) };
+        assert!(!compacted(by_command).owner_dropped(&id(), at(100)), "held, then enabled by a command");
+        let mut off = compacted(enabled_at(10));
+        off.change(place(600), &id(), Some(settings("6h", false)));
+        assert!(off.owner_dropped(&id(), at(100)));
+        let mut deleted = Directory::default();
+        deleted.change(place(500), &id(), None);
+        assert!(deleted.owner_dropped(&id(), at(100)));
     }
 
     #[test]

@@ -64,7 +64,7 @@ async fn hostile_endpoints_are_classified_and_cost_nobody_else_anything() {
     for Behaviour { name, outcome, status, why, .. } in BEHAVIOURS {
         let attempt = &attempts[*name][0];
         let got = (attempt["outcome"].as_str().unwrap_or_default(), attempt["response"]["status"].as_u64());
-        if got != (*outcome, *status) {
+        if !outcome.split('|').any(|outcome| got == (outcome, *status)) {
             wrong.push(format!("{name}: {got:?}, expected {outcome} {status:?}: {why}"));
         }
         let took = attempt["duration_ms"].as_u64().expect("a duration is a number");

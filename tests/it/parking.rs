@@ -272,9 +272,12 @@ async fn after_an_outage_deliveries_go_directly_again_though_messages_keep_comin
 #[tokio::test]
 async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliver_restarts() {
     const COUNT: usize = 3_000;
-    let slow = receiver(answer(|_| Answer::status(200).after(Duration::from_millis(15))));
+    let slow = receiver(answer(|_| Answer::status(200).after(Duration::from_millis(40))));
     let Some(mut system) = start(&slow, &[], "300ms").await else { return };
-    system.publish(&events("ws-dead", 0..COUNT)).await;
+    // The lane is there before there is more than it can hold.
+    system.publish(&events("ws-dead", 0..CHATS)).await;
+    slow.wait_for(|requests| requests.len() == CHATS, "the first ones").await;
+    system.publish(&events("ws-dead", CHATS..COUNT)).await;
     system.deliver.wait_sum(PARKED, 500.0).await;
     let committed = committed(
         system.kafka.servers(),
@@ -284,7 +287,8 @@ async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliv
     .await;
     let first_parked =
         latest(&system).await.keys().filter_map(|key| key.strip_prefix("0/")?.parse::<i64>().ok()).min();
-    assert!(committed[0].offset < first_parked, "something waits in memory");
+    let committed = committed[0].offset;
+    assert!(committed < first_parked, "something waits in memory: {committed:?}, {first_parked:?}");
 
     system.deliver.process.sigterm();
     assert!(system.deliver.process.wait_exit(LIMIT).await.success());
@@ -362,18 +366,69 @@ async fn what_is_held_expires_seven_days_after_the_disabling_and_nothing_more_is
 async fn a_parked_delivery_whose_body_is_gone_expires_and_the_next_ones_go_on() {
     const COUNT: usize = 40;
     let dead = receiver(refuse());
-    let Some(system) = start(&dead, &[], "300ms").await else { return };
+    let Some(mut system) = start(&dead, &[], "300ms").await else { return };
     system.publish(&events("ws-dead", 0..COUNT)).await;
     system.deliver.wait_sum(PARKED, COUNT as f64).await;
     system.wait_committed("deliver", "bundles").await;
 
+    // What a running process has read ahead is not gone yet.
+    system.deliver.process.sigterm();
+    system.deliver.process.wait_exit(LIMIT).await;
     system.kafka.delete_records(&system.topic("bundles"), 0, 10).await;
     dead.set(ok()).await;
+    system.restart("deliver").await;
 
     dead.wait_for(|requests| requests.len() >= COUNT - 10, "those that have a body").await;
     system.wait_delivered().await;
     assert_once_and_in_order(&dead.requests(), 10..COUNT);
     let expired = "bundlehook_bundles_settled_total{result=\"expired\"}";
     assert_eq!(system.deliver.sum(expired).await.to_string(), "10");
+    wait_no_waiting_delivery(&system).await;
+}
+
+/// What was delivered stays so, though the queue is lost with orders on their way, and the claim ends with them.
+#[tokio::test]
+async fn a_queue_that_is_lost_while_it_drains_repeats_nothing() {
+    const COUNT: usize = 2_000;
+    let endpoint = receiver(refuse());
+    let Some(system) = start(&endpoint, &[], "300ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+
+    endpoint.set(ok()).await;
+    for part in 1..=3 {
+        endpoint.wait_for(|requests| requests.len() >= COUNT * part / 4, "a part of it").await;
+        system.redis.flushall().await;
+    }
+
+    endpoint.wait_for(|requests| requests.len() >= COUNT, "all of it").await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&endpoint.requests(), 0..COUNT);
+    wait_no_waiting_delivery(&system).await;
+}
+
+/// Neither an entry of the queue nor the health of a webhook that can't be read stops anybody.
+#[tokio::test]
+async fn what_is_damaged_in_redis_is_restored_from_the_log() {
+    const COUNT: usize = 100;
+    let endpoint = receiver(refuse());
+    let Some(mut system) = start(&endpoint, &[], "300ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+    system.deliver.process.sigterm();
+    system.deliver.process.wait_exit(LIMIT).await;
+    let key = queue_key(&system).await;
+    let removed: i64 = system.redis.command(&["ZREMRANGEBYRANK", &key, "50", "50"]).await;
+    let added: i64 = system.redis.command(&["ZADD", &key, "50", "no entry"]).await;
+    assert_eq!((removed, added), (1, 1));
+    let slot = format!("{{{}wh:dead}}:health", system.prefix);
+    system.redis.command::<()>(&["SET", &slot, "no health"]).await;
+    endpoint.set(ok()).await;
+
+    system.restart("deliver").await;
+
+    endpoint.wait_for(|requests| requests.len() >= COUNT, "all that waited").await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&endpoint.requests(), 0..COUNT);
     wait_no_waiting_delivery(&system).await;
 }

@@ -1,6 +1,7 @@
 //! The health of webhooks: one slot each, changed by compare-and-set, so that the rules stand in `model::health`.
 
 use redis::Script;
+use tracing::error;
 
 use super::{Redis, StoreError};
 use crate::model::{
@@ -82,7 +83,7 @@ impl HealthStore {
             None => self.swap(webhook, "", "").await?.unwrap_or_default(),
         };
         loop {
-            let found = if stored.is_empty() { None } else { Some(decode(&stored)?) };
+            let found = readable(webhook, &stored);
             let lowest = seen.highest.as_ref().map_or(0, |highest| highest.number);
             let mut health = match found.filter(|found| found.number >= lowest) {
                 Some(found) => found,
@@ -116,6 +117,20 @@ impl HealthStore {
         };
         let current: Vec<String> = self.redis.invoke(&call).await?;
         Ok(current.into_iter().next())
+    }
+}
+
+/// What a slot holds. One that can't be read is as good as none.
+fn readable(webhook: &WebhookId, stored: &str) -> Option<Health> {
+    if stored.is_empty() {
+        return None;
+    }
+    match decode(stored) {
+        Ok(health) => Some(health),
+        Err(problem) => {
+            error!(%webhook, %problem, "the health of a webhook is restored from its record");
+            None
+        }
     }
 }
 

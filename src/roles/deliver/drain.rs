@@ -84,6 +84,7 @@ impl Deliver {
         let full = page.len() >= most;
         let in_order: Vec<Parked> =
             page.iter().copied().take_while(|parked| parked.offset < limits.before).collect();
+        // What stands behind an order that is not carried out comes later; the lane is told then.
         let cut = in_order.len() < page.len();
         let skip =
             |parked: &Parked| limits.leaving.contains(&parked.offset) || wish.taken.contains(&parked.offset);
@@ -95,7 +96,7 @@ impl Deliver {
         let after = last.map_or(after, |parked| parked.offset);
         match self.read_back(&wish, fitting).await {
             Some(deliveries) => {
-                wish.fetched(What::Pulled { deliveries, after, at_end: !full && !cut && all_fit })
+                wish.fetched(What::Pulled { deliveries, after, at_end: (cut || !full) && all_fit })
             }
             None => wish.fetched(What::Over),
         }

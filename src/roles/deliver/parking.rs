@@ -175,6 +175,11 @@ impl Parking {
         self.0.settlements.is_revoked() || self.0.broken.is_cancelled()
     }
 
+    /// True if the claim must end, as its queue is gone or has another owner.
+    pub fn is_broken(&self) -> bool {
+        self.0.broken.is_cancelled()
+    }
+
     /// Waits until the claim must end, as its queue is gone or has another owner.
     pub async fn broken(&self) {
         self.0.broken.cancelled().await;

@@ -48,6 +48,8 @@ use crate::{
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the last commit is tried while the group is rebalancing.
 const LAST_COMMITS: usize = 5;
+/// Why a claim ends early.
+const QUEUE_BROKEN: &str = "its queue of parked deliveries can't be used";
 /// Pause before a claim is tried again.
 const CLAIM_PAUSE: Duration = Duration::from_millis(500);
 /// At most so many bundles are read ahead of the oldest that is not settled.
@@ -59,10 +61,12 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
     let stop = feed.stopped();
     let owned = deliver.process.metrics.partitions_owned.with_label_values(&["deliver"]);
     owned.inc();
+    // Whether a queue that looks sound may be gone on with; one that proved not to be is begun anew.
+    let mut trusts_queue = true;
     while !stop.is_cancelled() {
         // Ends the deliveries of this claim, however it ends.
         let claim = stop.child_token();
-        let claiming = Worker::claim(deliver.clone(), &mut feed, claim.clone());
+        let claiming = Worker::claim(deliver.clone(), &mut feed, claim.clone(), &mut trusts_queue);
         let claimed = tokio::select! {
             claimed = claiming => claimed,
             () = stop.cancelled() => break,
@@ -70,6 +74,7 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
         let ended = match claimed {
             Ok(mut worker) => {
                 let ended = worker.run(&mut feed, &stop).await;
+                trusts_queue = !worker.parking.is_broken();
                 claim.cancel();
                 worker.end(&stop).await;
                 ended
@@ -119,6 +124,7 @@ impl Worker {
         deliver: Arc<Deliver>,
         feed: &mut PartitionFeed,
         revoked: CancellationToken,
+        trusts_queue: &mut bool,
     ) -> Result<Self, String> {
         let (token, partition) = (Uuid::new_v4(), feed.partition);
         let process = &deliver.process;
@@ -167,7 +173,9 @@ impl Worker {
             start,
             recorded: &recorded,
         };
-        let Restored { state, counts, ahead } = restoring.run().await?;
+        let restored = restoring.run(*trusts_queue).await;
+        *trusts_queue = restored.is_ok();
+        let Restored { state, counts, ahead } = restored?;
         recorded.retain(|offset, _| *offset >= start);
         process.metrics.claims.with_label_values(&["deliver", state]).inc();
         feed.start_at(start).await.map_err(|error| error.to_string())?;
@@ -218,7 +226,7 @@ impl Worker {
                 biased;
                 () = stop.cancelled() => break,
                 () = claim.cancelled() => return Err("the process stood still for too long".to_owned()),
-                () = parking.broken() => return Err("its queue of parked deliveries can't be used".to_owned()),
+                () = parking.broken() => return Err(QUEUE_BROKEN.to_owned()),
                 _ = tick.tick() => {}
                 event = feed.next(), if room => match event {
                     Some(FeedEvent::Records(batch)) => self.take(feed, &batch, stop).await?,
@@ -397,6 +405,10 @@ impl Worker {
     async fn commit(&mut self, feed: &PartitionFeed) -> Result<bool, String> {
         let metrics = &self.deliver.process.metrics;
         let (offset, taken_in, attempts) = self.settlements.settled();
+        // Orders that were dropped are in flight no more, though the next claim must know of their attempts.
+        if self.parking.is_broken() {
+            return Err(QUEUE_BROKEN.to_owned());
+        }
         let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
         let label = self.partition.to_string();

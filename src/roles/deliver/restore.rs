@@ -82,13 +82,13 @@ struct Read {
 }
 
 impl Restoring<'_> {
-    /// Restores the queue.
+    /// Restores the queue; from the log alone if the one in Redis is not to be trusted.
     ///
     /// # Errors
     /// If Redis or Kafka can't serve now, or a record was written by another release.
-    pub async fn run(self) -> Result<Restored, String> {
+    pub async fn run(self, trusts_queue: bool) -> Result<Restored, String> {
         let claimed_at = self.deliver.mark_claim(self.partition, self.token, true).await;
-        let (state, from) = self.begin(claimed_at).await?;
+        let (state, from) = self.begin(claimed_at, trusts_queue).await?;
         // A queue that is kept reflects the record of the claim that wrote it, unless that ended early.
         let reflects_claim = self.found.claimed_at.is_some_and(|claimed_at| claimed_at < from);
         let current = self.former.filter(|_| state == "kept" && reflects_claim);
@@ -104,14 +104,14 @@ impl Restoring<'_> {
 
     /// Goes on with the queue that was found if it can be relied on, else begins an empty one. Returns the offset of
     /// `waiting-deliveries` below which it reflects everything.
-    async fn begin(&self, claimed_at: i64) -> Result<(&'static str, i64), String> {
+    async fn begin(&self, claimed_at: i64, trusts_queue: bool) -> Result<(&'static str, i64), String> {
         let (low, end) = self.records;
         let now = clock::now();
         let found = &self.found;
         let is_recent = found.written_at.is_some_and(|at| now.since(at) < TOMBSTONES_STAY);
         let is_ours = found.readable && self.former.is_some() && found.writer == self.former;
         let reflects = found.reflects.filter(|reflects| (low..=end).contains(reflects));
-        if let Some(reflects) = reflects.filter(|_| is_recent && is_ours) {
+        if let Some(reflects) = reflects.filter(|_| trusts_queue && is_recent && is_ours) {
             self.queue.go_on(found, claimed_at).await.map_err(|error| error.to_string())?;
             return Ok(("kept", reflects));
         }

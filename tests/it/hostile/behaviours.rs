@@ -56,9 +56,9 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     },
     Behaviour {
         name: "resets-at-once",
-        outcome: "protocol",
+        outcome: "connect|protocol",
         status: None,
-        why: "it resets before it reads",
+        why: "it resets before it reads, so before or after the connection counts as made",
         steps: || vec![Reset],
     },
     row!("hangs", "timeout", None, "no answer comes", [Hang]),
