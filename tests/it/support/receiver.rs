@@ -336,7 +336,9 @@ impl Seen {
         let arrived = Instant::now();
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| HungUp)?.to_bytes();
+        // Who is going away takes nothing more, so that it counts as not received.
         let behaviour = self.behaviour.lock().expect("no holder panics").clone();
+        let decide = behaviour.0.ok_or(HungUp)?;
         let request = {
             let mut requests = self.requests.lock().expect("no holder panics");
             let request = Request {
@@ -352,6 +354,6 @@ impl Seen {
             request
         };
         self.changed.notify_waiters();
-        behaviour.0.map(|decide| decide(&request)).ok_or(HungUp)
+        Ok(decide(&request))
     }
 }

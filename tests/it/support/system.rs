@@ -99,6 +99,8 @@ impl Setup {
         assert!(made.status.success(), "{made:?}");
         let launch = |role| Role::start(role, &env);
         let (aggregate, deliver) = (launch("aggregate"), launch("deliver"));
+        // Before that, settings that can't be used are not reported.
+        aggregate.process.wait_ready().await;
         let system = System { kafka, redis, prefix, aggregate, deliver, hour, partitions, env };
         system.settings(webhooks).await;
         system.aggregate.wait_claimed(partitions).await;
