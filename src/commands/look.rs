@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{CommandError, Commands};
 use crate::{
-    io::redis::parked,
+    io::redis::queue,
     model::{
         delivery::Outcome,
         event::Skip,
@@ -147,7 +147,7 @@ impl Commands {
 
     async fn parked(&self) -> Result<HashMap<String, u64>, CommandError> {
         let partitions = self.partitions(&self.topics.bundles).await?;
-        Ok(parked::counts(&self.redis, self.topics.prefix(), partitions).await?)
+        Ok(queue::counts(&self.redis, self.topics.prefix(), partitions).await?)
     }
 
     async fn view(

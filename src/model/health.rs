@@ -190,7 +190,7 @@ impl Health {
     pub fn restored(recorded: Option<Self>, activation: Activation, disabled: Option<Millis>) -> Self {
         let mut health = recorded.unwrap_or_else(|| Self::new(activation)).under(activation);
         if let Some(at) = disabled {
-            health.circuit = Circuit::Disabled { at };
+            health.hold(activation, at);
             health.outbox.retain(|notice| notice.activation != activation);
         }
         health

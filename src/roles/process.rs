@@ -14,6 +14,7 @@ use crate::{
         Redis,
         kafka::{
             Topics,
+            follow::Following,
             publisher::Publisher,
             tail::{SettingsTail, Unusable},
         },
@@ -71,13 +72,26 @@ impl Process {
         let redis = Redis::connect(redis).await?;
         connected.store(true, Ordering::Relaxed);
         let failure = Arc::new(watch::Sender::new(None));
-        Ok((Self { kafka, topics, redis, publisher, tail, metrics, probes, embedded, failure }, unusable))
+        let process = Self { kafka, topics, redis, publisher, tail, metrics, probes, embedded, failure };
+        process.watch_following(process.tail.following(), stop);
+        Ok((process, unusable))
     }
 
     /// Ends the process: something is wrong that only a restart or an operator can mend.
     pub fn fail(&self, reason: String) {
         tracing::error!(reason, "the process ends");
         self.failure.send_replace(Some(reason));
+    }
+
+    /// Ends the process if topics are no longer followed although it does not stop: what was read would count for ever.
+    pub fn watch_following(&self, following: &Following, stop: &CancellationToken) {
+        let (process, following, stop) = (self.clone(), following.clone(), stop.clone());
+        tokio::spawn(async move {
+            following.ended().await;
+            if !stop.is_cancelled() {
+                process.fail("the settings, or the log of health, are no longer read".to_owned());
+            }
+        });
     }
 
     /// Ends the process if the task that holds the answer panics: its work would stand still, and nobody would know.

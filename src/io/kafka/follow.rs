@@ -26,9 +26,7 @@ const ASK_INTERVAL: Duration = Duration::from_millis(500);
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Takes in a record of the topic with this index.
-pub trait Take: FnMut(usize, &BorrowedMessage<'_>) + Send + 'static {}
-
-impl<F: FnMut(usize, &BorrowedMessage<'_>) + Send + 'static> Take for F {}
+pub type Take = Box<dyn FnMut(usize, &BorrowedMessage<'_>) + Send>;
 
 /// What is known of how far the topics have been read.
 #[derive(Clone)]
@@ -68,6 +66,12 @@ impl Following {
         fresh.wait_for(|asked| asked.is_some_and(|asked| asked >= moment)).await.is_ok()
     }
 
+    /// Waits until nothing is read any more: the process stops, or the thread died.
+    pub async fn ended(&self) {
+        let mut fresh = self.fresh.clone();
+        while fresh.changed().await.is_ok() {}
+    }
+
     /// A receiver that changes whenever the topics have been read to their end again.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<Instant>> {
@@ -93,7 +97,7 @@ impl Follow<'_> {
     ///
     /// # Errors
     /// If librdkafka refuses the configuration.
-    pub fn start(self, make: impl FnOnce(Following) -> Box<dyn Take>) -> Result<Following, KafkaError> {
+    pub fn start(self, make: impl FnOnce(Following) -> Take) -> Result<Following, KafkaError> {
         let mut config = super::client_config(self.settings);
         config
             .set("group.id", self.group)
@@ -211,7 +215,7 @@ struct Reader {
     what: &'static str,
     topics: Vec<Followed>,
     fresh: watch::Sender<Option<Instant>>,
-    take: Box<dyn Take>,
+    take: Take,
 }
 
 impl Reader {

@@ -63,6 +63,12 @@ impl HealthLog {
         self.following.ready()
     }
 
+    /// How far it has been read.
+    #[must_use]
+    pub fn following(&self) -> &Following {
+        &self.following
+    }
+
     /// The health of a webhook after its last recorded outcome, with everything that was recorded before this call.
     /// None if it never failed.
     pub async fn latest(&self, webhook: &WebhookId) -> Option<Health> {

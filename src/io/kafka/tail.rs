@@ -82,6 +82,12 @@ impl SettingsTail {
         self.directory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How far both topics have been read.
+    #[must_use]
+    pub fn following(&self) -> &Following {
+        &self.following
+    }
+
     /// Whether both topics have been read to their end, and lately.
     ///
     /// # Errors

@@ -5,7 +5,6 @@ pub mod edits;
 pub mod facts;
 pub mod health;
 mod master;
-pub mod parked;
 pub mod queue;
 pub mod server;
 pub mod turns;

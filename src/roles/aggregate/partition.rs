@@ -215,6 +215,7 @@ impl<'a> Partition<'a> {
                 break;
             }
             let wake = self.wake.clone();
+            // Looked at again in any case: an acknowledgement may have come before this waited.
             let _ = tokio::time::timeout(TICK, wake.notified()).await;
         }
         for _ in 0..LAST_COMMITS {

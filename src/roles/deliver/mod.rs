@@ -88,6 +88,7 @@ pub async fn start(
         checks::topics(process, &own).await?;
     }
     let health_log = HealthLog::start(&process.kafka, &process.topics, process.embedded, stop.clone())?;
+    process.watch_following(health_log.following(), stop);
     let ready = health_log.clone();
     process.probes.require(move || ready.ready());
     let options = IntakeOptions {

@@ -25,6 +25,7 @@ const BATCH: usize = 1_000;
 
 /// Carries out orders until the claim ends.
 pub(super) async fn run(deliver: Arc<Deliver>, parking: Parking) {
+    let _watch = deliver.process.watch_for_panic("queue of parked deliveries");
     loop {
         let orders = parking.orders(BATCH).await;
         if let Err(error) = carry_out(&deliver, &parking, &orders).await {

@@ -129,7 +129,7 @@ impl Sources {
 
     /// Fetches what can go next, at most so many; or ends what need not wait any more.
     pub fn fetch(&mut self, deliver: &Arc<Deliver>, most: usize) {
-        if !self.fetches.is_empty() {
+        if self.by_partition.is_empty() || !self.fetches.is_empty() {
             return;
         }
         let now = Instant::now();

@@ -68,3 +68,24 @@ pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<
         webhooks,
     }))
 }
+
+/// How many each webhook has parked in some partitions of `bundles`, as their owners counted last.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn counts(
+    redis: &Redis,
+    prefix: &str,
+    partitions: i32,
+) -> Result<HashMap<String, u64>, StoreError> {
+    let mut all = HashMap::new();
+    for partition in 0..partitions {
+        let mut command = redis::cmd("HGETALL");
+        command.arg(format!("{}:webhooks", super::tag(prefix, partition)));
+        let counts: HashMap<String, u64> = redis.command(&command).await?;
+        for (webhook, count) in counts {
+            *all.entry(webhook).or_default() += count;
+        }
+    }
+    Ok(all)
+}

@@ -26,7 +26,7 @@ use crate::{
     wire::waiting::{decode_parked, encode_parked},
 };
 
-pub use self::look::{ParkedOf, QueueLook, look};
+pub use self::look::{ParkedOf, QueueLook, counts, look};
 
 /// Version of everything under a partition's tag.
 const VERSION: u32 = 1;
