@@ -136,6 +136,17 @@ async fn a_view_holds_a_hundred_attempts_of_ten_days_and_adds_up_its_partitions(
 }
 
 #[tokio::test]
+async fn of_attempts_of_the_same_millisecond_the_last_by_offset_are_kept() {
+    let server = redis(RedisKind::Single).await;
+    let store = store(&server).await;
+
+    let items: Vec<_> = (200..330).map(|offset| attempt(offset, Outcome::Delivered, NOW)).collect();
+    reflect(&store, 1, &items, 330).await.expect("it is taken in");
+
+    assert_eq!(logged(&store).await, (230..330).rev().collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_test_is_logged_and_counts_as_neither_delivery_nor_failure() {
     let server = redis(RedisKind::Single).await;
     let store = store(&server).await;

@@ -1,6 +1,8 @@
 //! Redis servers of a test's own: one, a Sentinel set-up, or a Cluster.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Mutex;
@@ -62,6 +64,13 @@ pub async fn redis_with(kind: RedisKind, settings: &[&str]) -> Redis {
         RedisKind::Cluster => redis.share_slots().await,
     }
     redis
+}
+
+/// What a server of a Cluster is known for.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    epoch: u64,
+    slots: Vec<RangeInclusive<u16>>,
 }
 
 /// Running servers. Dropping it kills them.
@@ -137,8 +146,8 @@ impl Redis {
     /// If a server refuses.
     pub async fn move_slot_of(&self, key: &str) {
         let slot: u16 = self.command(&["CLUSTER", "KEYSLOT", key]).await;
+        let from = self.owner_of(slot).await;
         let slot = slot.to_string();
-        let from = self.owner_of(&slot).await;
         let to = (from + 1) % self.nodes.len();
         let (from_id, to_id) = (self.id(from).await, self.id(to).await);
         self.must(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
@@ -156,6 +165,7 @@ impl Redis {
         for node in [to, from, (to + 1) % self.nodes.len()] {
             self.must(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await;
         }
+        self.wait_agreement().await;
     }
 
     async fn must(&self, node: usize, words: &[&str]) {
@@ -169,22 +179,45 @@ impl Redis {
     }
 
     /// The server that has a slot.
-    async fn owner_of(&self, slot: &str) -> usize {
+    async fn owner_of(&self, slot: u16) -> usize {
         for node in 0..self.nodes.len() {
-            let counted: RedisResult<String> = self.ask(node, &["CLUSTER", "NODES"]).await;
-            let mine = counted.expect("a server knows the cluster");
-            let myself =
-                mine.lines().find(|line| line.contains("myself")).expect("it knows itself").to_owned();
-            let slot: u16 = slot.parse().expect("it is a number");
-            let has = myself.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
-                let (first, last) = range.split_once('-').unwrap_or((range, range));
-                (first.parse().unwrap_or(u16::MAX)..=last.parse().unwrap_or(0)).contains(&slot)
-            });
-            if has {
+            let id = self.id(node).await;
+            let known = self.cluster_as_seen_by(node).await;
+            if known[&id].slots.iter().any(|range| range.contains(&slot)) {
                 return node;
             }
         }
         panic!("nobody has slot {slot}");
+    }
+
+    /// Waits until all servers say the same of who has which slots. Before that, a move may be forgotten: two servers that
+    /// each have not heard of the other's last move take the same epoch for theirs.
+    async fn wait_agreement(&self) {
+        wait_until("the servers to agree about the slots", LIMIT, async || {
+            let first = self.cluster_as_seen_by(0).await;
+            let mut same = true;
+            for node in 1..self.nodes.len() {
+                same &= self.cluster_as_seen_by(node).await == first;
+            }
+            let epochs: BTreeSet<u64> = first.values().map(|known| known.epoch).collect();
+            same && epochs.len() == self.nodes.len()
+        })
+        .await;
+    }
+
+    /// What a server says of all.
+    async fn cluster_as_seen_by(&self, node: usize) -> BTreeMap<String, Known> {
+        let said: String = self.ask(node, &["CLUSTER", "NODES"]).await.expect("a server knows the cluster");
+        let known = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let range = |range: &&str| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                Some(first.parse().ok()?..=last.parse().ok()?)
+            };
+            let slots = words[8..].iter().filter_map(range).collect();
+            (words[0].to_owned(), Known { epoch: words[6].parse().expect("it is a number"), slots })
+        };
+        said.lines().map(known).collect()
     }
 
     /// Forgets everything, as if the data had been lost.
