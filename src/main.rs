@@ -32,8 +32,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Aggregate(command) => Roles::from(command).run(stop).await,
         Command::Deliver(command) => Roles::from(command).run(stop).await,
-        Command::All(command) => Roles::from(command).run(stop).await,
-        Command::Dev(command) => dev::run(command, stop).await,
+        Command::Notify(command) => Roles::from(command).run(stop).await,
+        Command::All(command) => Roles::from(*command).run(stop).await,
+        Command::Dev(command) => dev::run(*command, stop).await,
         Command::Topics(command) => tools::topics::run(command.kafka, command.topics).await,
         Command::Produce(command) => {
             tools::produce::run(command.kafka, command.produce, stop.cancelled_owned()).await

@@ -21,9 +21,10 @@ use nix::{
 use serde_json::Value;
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 12] = [
+const SUBCOMMANDS: [&str; 13] = [
     "aggregate",
     "deliver",
+    "notify",
     "all",
     "dev",
     "topics",
@@ -217,6 +218,17 @@ mod wrong_settings {
         ),
         wrong("all", "log-format", "BUNDLEHOOK_LOG_FORMAT", "xml", "[possible values: json, text]"),
         wrong("all", "log", "BUNDLEHOOK_LOG", "bundlehook=loud", "expected a level"),
+        wrong("all", "smtp-url", "BUNDLEHOOK_SMTP_URL", "mail.example.com", "expected a URL like `smtp://"),
+        wrong("all", "mail-from", "BUNDLEHOOK_MAIL_FROM", "nobody", "expected an e-mail address"),
+        wrong("all", "console-url", "BUNDLEHOOK_CONSOLE_URL", "console", "expected a URL like"),
+        wrong("all", "smtp-timeout", "BUNDLEHOOK_SMTP_TIMEOUT", "0s", SPAN),
+        wrong(
+            "all",
+            "mail-retry-schedule",
+            "BUNDLEHOOK_MAIL_RETRY_SCHEDULE",
+            "5s,",
+            "expected pauses separated",
+        ),
         wrong("dev", "hour", "BUNDLEHOOK_HOUR", "1ms", "from `100ms` to `1h`"),
         wrong(
             "topics",
@@ -277,6 +289,7 @@ mod wrong_settings {
     /// Settings that take any text, or no value.
     const FREE: &[&str] = &[
         "ca-bundle",
+        "smtp-ca-bundle",
         "sealing-keys",
         "require-sealed",
         "permalink-product",
@@ -294,7 +307,7 @@ mod wrong_settings {
     ];
 
     /// Settings whose value may hold a password.
-    const SECRET: &[&str] = &["egress-proxy", "kafka-properties", "redis-url"];
+    const SECRET: &[&str] = &["egress-proxy", "kafka-properties", "redis-url", "smtp-url"];
 
     #[test]
     fn are_known_for_every_setting() {

@@ -11,6 +11,7 @@ use std::{
 const SUBCOMMANDS: &[&str] = &[
     "aggregate",
     "deliver",
+    "notify",
     "all",
     "dev",
     "topics",

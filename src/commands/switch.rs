@@ -4,8 +4,16 @@ use serde::Serialize;
 
 use super::{CommandError, Commands};
 use crate::{
+    flow::outcome_to_notice::{self, NoticeTopic},
     io::{clock, kafka::publisher::Outgoing, redis::edits::Subject},
-    model::{edit::Revision, health::Circuit, history::Current, ids::WebhookId},
+    model::{
+        edit::Revision,
+        health::{Circuit, Notice, NoticeKind},
+        history::Current,
+        ids::{WebhookId, derive_id},
+        time::Millis,
+        webhook::Webhook,
+    },
     wire::state,
 };
 
@@ -93,8 +101,28 @@ impl Commands {
             let (key, value) = state::encode_discard(webhook, self.broker_time().await?);
             self.publish_state(&key, &value).await?;
         }
-        let (key, value) = state::encode_enabling(webhook, clock::now(), &self.by);
-        self.publish_state(&key, &value).await
+        let at = clock::now();
+        let (key, value) = state::encode_enabling(webhook, at, &self.by);
+        self.publish_state(&key, &value).await?;
+        self.tell_enabled(webhook, at).await
+    }
+
+    /// Publishes the event and the e-mail of an enabling. A command that dies before has enabled the webhook all the same.
+    async fn tell_enabled(&self, webhook: &Webhook, at: Millis) -> Result<(), CommandError> {
+        let activation = self.current(&webhook.webhook_id).await?.activation;
+        let id = derive_id("enabled", &[webhook.webhook_id.as_str(), &activation.to_string()]);
+        let (failures, last_error) = (0, String::new());
+        let notice = Notice { id, kind: NoticeKind::Enabled, activation, at, failures, last_error };
+        for record in outcome_to_notice::records(webhook, &notice) {
+            let topic = match record.topic {
+                NoticeTopic::WebhookEvents => &self.topics.webhook_events,
+                NoticeTopic::Notifications => &self.topics.notifications,
+                NoticeTopic::WebhookStates => &self.topics.webhook_states,
+            };
+            let (key, value) = (record.key.as_bytes(), Some(record.value.as_slice()));
+            self.publish(&Outgoing { topic, partition: None, key, value, headers: &record.headers }).await?;
+        }
+        Ok(())
     }
 
     async fn publish_state(&self, key: &str, value: &[u8]) -> Result<(), CommandError> {

@@ -5,6 +5,7 @@
 mod delivery;
 mod inspection;
 mod kafka;
+mod mail;
 mod ops;
 mod redis;
 mod start;
@@ -27,6 +28,7 @@ pub use self::{
         OutputSettings, RedriveCommand, ShowCommand,
     },
     kafka::{KafkaSettings, TopicSettings},
+    mail::{MailSettings, OptionalSmtpSettings, SmtpSettings, SmtpTls, SmtpUrl},
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::{RedisServers, RedisSettings},
     start::{StartFrom, StartSettings},
@@ -58,10 +60,12 @@ pub enum Command {
     Aggregate(AggregateCommand),
     /// Role: reads `bundles` and POSTs each one at its webhook's URL.
     Deliver(DeliverCommand),
+    /// Role: reads `notifications` and sends e-mails to the owners of webhooks.
+    Notify(NotifyCommand),
     /// All roles in one process.
-    All(AllCommand),
+    All(Box<AllCommand>),
     /// All roles in one process with an embedded broker and a Redis of its own: nothing to set up.
-    Dev(DevCommand),
+    Dev(Box<DevCommand>),
     /// Creates missing topics with the right settings and says what differs in existing ones.
     Topics(TopicsCommand),
     /// Publishes events or webhook settings from a JSONL file.
@@ -109,6 +113,23 @@ pub struct DeliverCommand {
     pub start: StartSettings,
 }
 
+/// Settings of the role `notify`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct NotifyCommand {
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    #[command(flatten)]
+    pub redis: RedisSettings,
+    #[command(flatten)]
+    pub smtp: SmtpSettings,
+    #[command(flatten)]
+    pub mail: MailSettings,
+    #[command(flatten)]
+    pub ops: OpsSettings,
+    #[command(flatten)]
+    pub start: StartSettings,
+}
+
 /// Settings of all roles.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AllCommand {
@@ -120,6 +141,10 @@ pub struct AllCommand {
     pub windows: WindowSettings,
     #[command(flatten)]
     pub delivery: DeliverySettings,
+    #[command(flatten)]
+    pub smtp: OptionalSmtpSettings,
+    #[command(flatten)]
+    pub mail: MailSettings,
     #[command(flatten)]
     pub ops: OpsSettings,
     #[command(flatten)]
@@ -135,6 +160,8 @@ pub struct DevCommand {
     pub windows: WindowSettings,
     #[command(flatten)]
     pub delivery: DeliverySettings,
+    #[command(flatten)]
+    pub mail: MailSettings,
     #[command(flatten)]
     pub ops: OpsSettings,
 }
@@ -295,6 +322,7 @@ mod tests {
         for line in [
             &format!("aggregate {kafka} {redis}"),
             &format!("deliver {kafka} {redis}"),
+            &format!("notify {kafka} {redis} --smtp-url=smtp://mail.example.com"),
             &format!("all {kafka} {redis}"),
             "dev",
             &format!("topics {kafka}"),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use lettre::message::Mailbox;
 use rdkafka::{ClientConfig, error::KafkaError};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -178,6 +179,18 @@ pub fn proxy_url(text: &str) -> Result<Url, String> {
     })
 }
 
+/// A sender or recipient of e-mails.
+pub fn mailbox(text: &str) -> Result<Mailbox, String> {
+    let expected = || "expected an e-mail address, or `Name <address>`".to_owned();
+    text.parse().map_err(|_| expected())
+}
+
+/// The URL of a page.
+pub fn web_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| "expected a URL like `https://console.example.com`".to_owned())
+}
+
 /// Brokers, `host:port` separated by commas.
 pub fn brokers(text: &str) -> Result<String, String> {
     let sound = |broker: &str| {
@@ -259,6 +272,8 @@ mod tests {
             ports("443,x").map(drop),
             dns_server("resolver.example").map(drop),
             proxy_url("https://proxy:3128").map(drop),
+            mailbox("nobody").map(drop),
+            web_url("console.example.com").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),
             number(1..=5u8)("6").map(drop),

@@ -6,5 +6,6 @@ pub mod http;
 pub mod kafka;
 pub mod redis;
 pub mod sealing_keys;
+pub mod smtp;
 
 pub use self::redis::{Redis, StoreError};

@@ -125,6 +125,8 @@ pub enum NoticeKind {
     Warning,
     /// The system disabled it.
     Disabled,
+    /// It was enabled again after that.
+    Enabled,
 }
 
 /// An attempt that ended, as the health of its webhook sees it.
@@ -311,19 +313,16 @@ impl Health {
     }
 
     fn notify(&mut self, webhook: &WebhookId, at: Millis, error: &str) {
-        let kind = if self.failures > TOLERATED_FAILURES {
+        let activation = self.activation.to_string();
+        let (kind, id) = if self.failures > TOLERATED_FAILURES {
             self.circuit = Circuit::Disabled { at };
-            NoticeKind::Disabled
+            (NoticeKind::Disabled, derive_id("disabled", &[webhook.as_str(), &activation]))
         } else if self.failures == WARNED_FAILURES && self.may_warn(at) {
             self.warned_at = Some(at);
-            NoticeKind::Warning
+            let id = derive_id("warning", &[webhook.as_str(), &activation, &at.0.to_string()]);
+            (NoticeKind::Warning, id)
         } else {
             return;
-        };
-        let activation = self.activation.to_string();
-        let id = match kind {
-            NoticeKind::Disabled => derive_id("disabled", &[webhook.as_str(), &activation]),
-            NoticeKind::Warning => derive_id("warning", &[webhook.as_str(), &activation, &at.0.to_string()]),
         };
         let (activation, failures) = (self.activation, self.failures);
         self.outbox.push(Notice { id, kind, activation, at, failures, last_error: error.to_owned() });

@@ -163,6 +163,10 @@ metrics! {
     circuit_changes: IntCounterVec = "circuit_changes_total" &["state"];
     /// Notices published, by kind.
     notices: IntCounterVec = "notices_total" &["kind"];
+    /// E-mails, by what became of them: sent, or repeated and so not sent again. Others are dead letters.
+    mails: IntCounterVec = "mails_total" &["result"];
+    /// Failures to send an e-mail that is tried again.
+    mail_failures: IntCounter = "mail_failures_total" ();
 }
 
 impl Metrics {
@@ -208,6 +212,9 @@ impl Metrics {
             for cause in ["broker", "fenced", "rebalance"] {
                 metrics.commit_failures.with_label_values(&[role, cause]);
             }
+        }
+        for result in ["sent", "repeated"] {
+            metrics.mails.with_label_values(&[result]);
         }
         for operation in ["apply", "health", "queue", "turn"] {
             metrics.redis_failures.with_label_values(&[operation, "busy"]);

@@ -45,6 +45,7 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
         ops: command.ops,
         aggregate: Some(command.windows),
         deliver: Some(command.delivery),
+        notify: Some((command.mail, None)),
         from: None,
         require_sealed: false,
         embedded: true,

@@ -5,6 +5,7 @@ mod checks;
 pub mod deliver;
 pub mod dev;
 pub mod follow;
+pub mod notify;
 pub mod process;
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -16,8 +17,8 @@ use tracing::{info, warn};
 use self::process::Process;
 use crate::{
     config::{
-        AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, KafkaSettings, OpsSettings,
-        RedisSettings, StartFrom, WindowSettings,
+        AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, KafkaSettings, MailSettings,
+        NotifyCommand, OpsSettings, RedisSettings, SmtpUrl, StartFrom, WindowSettings,
     },
     io::kafka::intake::Intake,
 };
@@ -36,6 +37,8 @@ pub struct Roles {
     pub aggregate: Option<WindowSettings>,
     /// The role `deliver`, if it runs here.
     pub deliver: Option<DeliverySettings>,
+    /// The role `notify`, if it runs here, and the server that it sends through; none: e-mails are only shown.
+    pub notify: Option<(MailSettings, Option<SmtpUrl>)>,
     /// Where to start without a committed offset, if the operator says.
     pub from: Option<StartFrom>,
     /// Settings with secrets in the clear are refused.
@@ -53,6 +56,7 @@ impl From<AggregateCommand> for Roles {
             ops,
             aggregate: Some(windows),
             deliver: None,
+            notify: None,
             from: start.from,
             require_sealed: start.require_sealed,
             embedded: false,
@@ -69,6 +73,24 @@ impl From<DeliverCommand> for Roles {
             ops,
             aggregate: None,
             deliver: Some(delivery),
+            notify: None,
+            from: start.from,
+            require_sealed: start.require_sealed,
+            embedded: false,
+        }
+    }
+}
+
+impl From<NotifyCommand> for Roles {
+    fn from(command: NotifyCommand) -> Self {
+        let NotifyCommand { kafka, redis, smtp, mail, ops, start } = command;
+        Self {
+            kafka,
+            redis,
+            ops,
+            aggregate: None,
+            deliver: None,
+            notify: Some((mail, Some(smtp.smtp_url))),
             from: start.from,
             require_sealed: start.require_sealed,
             embedded: false,
@@ -78,13 +100,15 @@ impl From<DeliverCommand> for Roles {
 
 impl From<AllCommand> for Roles {
     fn from(command: AllCommand) -> Self {
-        let AllCommand { kafka, redis, windows, delivery, ops, start } = command;
+        let AllCommand { kafka, redis, windows, delivery, smtp, mail, ops, start } = command;
         Self {
             kafka,
             redis,
             ops,
             aggregate: Some(windows),
             deliver: Some(delivery),
+            // Without a server e-mails wait for a process that has one.
+            notify: smtp.smtp_url.map(|server| (mail, Some(server))),
             from: start.from,
             require_sealed: start.require_sealed,
             embedded: false,
@@ -122,6 +146,13 @@ impl Roles {
                 () = stop.cancelled() => return Ok(()),
             };
             intakes.push(("deliver", intake));
+        }
+        if let Some((settings, server)) = self.notify {
+            let intake = tokio::select! {
+                intake = notify::start(&process, settings, server, self.from) => intake?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            intakes.push(("notify", intake));
         }
         for (name, intake) in &intakes {
             process.probes.watch_loop(name, intake.turns.clone());

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod event;
 pub mod health;
 pub mod log_entry;
+pub mod mail_metadata;
 pub mod metadata;
 pub mod notice;
 pub mod poison;

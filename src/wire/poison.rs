@@ -17,17 +17,23 @@ pub enum PoisonReason {
     InvalidField,
     /// A record of `webhook-settings` can't be used.
     InvalidSettings,
+    /// An e-mail was refused for good.
+    MailRefused,
+    /// Whether an e-mail was sent is not known, so it is not sent again.
+    MailUnsure,
 }
 
 impl PoisonReason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NullValue,
         Self::InvalidUtf8,
         Self::InvalidJson,
         Self::MissingField,
         Self::InvalidField,
         Self::InvalidSettings,
+        Self::MailRefused,
+        Self::MailUnsure,
     ];
 
     /// The reason as a header value and a metric label.
@@ -40,6 +46,8 @@ impl PoisonReason {
             Self::MissingField => "missing_field",
             Self::InvalidField => "invalid_field",
             Self::InvalidSettings => "invalid_settings",
+            Self::MailRefused => "mail_refused",
+            Self::MailUnsure => "mail_unsure",
         }
     }
 }

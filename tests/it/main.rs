@@ -12,6 +12,7 @@ mod doctor;
 mod failures;
 mod hostile;
 mod log;
+mod mails;
 mod messages;
 mod operations;
 mod oracle;

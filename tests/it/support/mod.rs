@@ -7,6 +7,7 @@
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
 //! | an endpoint that misbehaves | [`hostile`] |
+//! | a mail server | [`mail_server`], [`secure_mail_server`] |
 //! | resolvers of names | [`dns::resolver`] |
 //! | the product | [`process`], and all of it: [`tenant`], [`system`] |
 //! | a network that breaks | [`proxy`] |
@@ -21,6 +22,7 @@ pub mod dns;
 mod hostile;
 mod kafka;
 mod load;
+mod mail;
 mod ports;
 mod process;
 mod proxy;
@@ -39,6 +41,7 @@ pub use self::broker::{Broker, broker};
 pub use self::hostile::{Hostile, Step, hostile};
 pub use self::kafka::{Kafka, kafka};
 pub use self::load::Load;
+pub use self::mail::{MailServer, mail_server, secure_mail_server};
 pub use self::ports::HeldPort;
 pub use self::process::{Finished, Launch, Process, process};
 pub use self::proxy::{Fault, Proxy, proxy};

@@ -13,8 +13,8 @@ use bundlehook::io::{attempt_log::AttemptLog, clock};
 use serde_json::{Value, json};
 
 use super::{
-    Finished, Kafka, LIMIT, Outgoing, Process, Receiver, Record, Redis, RedisKind, Request, committed,
-    end_offsets, kafka, ok, process, produce, read_topic, receiver, redis, wait_until,
+    Finished, Kafka, LIMIT, Launch, Outgoing, Process, Receiver, Record, Redis, RedisKind, Request,
+    committed, end_offsets, kafka, ok, process, produce, read_topic, receiver, redis, wait_until,
 };
 
 /// A change of settings counts from so many milliseconds after it.
@@ -297,6 +297,11 @@ impl System {
         let finished = self.webhook(&[args, &["--json"]].concat()).await;
         assert!(finished.status.success(), "{args:?}: {finished:?}");
         serde_json::from_str(&finished.stdout).expect("it says JSON")
+    }
+
+    /// A role or tool to be started beside the system, with its settings.
+    pub fn launch(&self, role: &str) -> Launch {
+        self.env.iter().fold(process(role), |launch, (name, value)| launch.env(name, value))
     }
 
     /// Starts another process of a role.

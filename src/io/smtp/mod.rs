@@ -1,0 +1,61 @@
+//! E-mails: written, and handed over to an SMTP server.
+
+pub mod letter;
+mod session;
+
+use std::{io, path::Path, time::Duration};
+
+use lettre::{
+    Message,
+    transport::smtp::client::{Certificate, TlsParameters, TlsVersion},
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+use self::session::Session;
+pub use self::session::{Pending, SendError};
+use crate::config::{SmtpTls, SmtpUrl};
+
+/// Hands e-mails over to one server.
+pub struct SmtpClient {
+    server: SmtpUrl,
+    timeout: Duration,
+    tls: TlsParameters,
+}
+
+impl SmtpClient {
+    /// Connects to nothing yet. `bundle` is a PEM file of roots to trust as well.
+    ///
+    /// # Errors
+    /// If the bundle can't be used.
+    pub fn new(server: SmtpUrl, timeout: Duration, bundle: Option<&Path>) -> io::Result<Self> {
+        let mut builder = TlsParameters::builder(server.host.clone()).set_min_tls_version(TlsVersion::Tlsv12);
+        if let Some(path) = bundle {
+            let named = |problem: String| {
+                io::Error::other(format!("the CA bundle `{}` can't be used: {problem}", path.display()))
+            };
+            for root in CertificateDer::pem_file_iter(path).map_err(|error| named(error.to_string()))? {
+                let root = root.map_err(|error| named(error.to_string()))?;
+                let root = Certificate::from_der(root.to_vec()).map_err(|error| named(error.to_string()))?;
+                builder = builder.add_root_certificate(root);
+            }
+        }
+        let tls = builder.build().map_err(io::Error::other)?;
+        Ok(Self { server, timeout, tls })
+    }
+
+    /// Goes so far with an e-mail that the server waits for its text. Nothing is sent as long as that is not said.
+    ///
+    /// # Errors
+    /// [`SendError`], never [`SendError::Unsure`].
+    pub async fn offer(&self, message: &Message) -> Result<Pending, SendError> {
+        let mut session = Session::open(&self.server, self.timeout, &self.tls).await?;
+        session.offer(message.envelope()).await?;
+        Ok(Pending::new(session, message.formatted()))
+    }
+
+    /// True if passwords and e-mails go over the network in the clear.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.server.tls == SmtpTls::None
+    }
+}
