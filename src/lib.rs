@@ -9,6 +9,8 @@ pub mod commands;
 #[cfg(feature = "io")]
 pub mod config;
 #[cfg(feature = "io")]
+pub mod console;
+#[cfg(feature = "io")]
 pub mod io;
 #[cfg(feature = "io")]
 pub mod ops;

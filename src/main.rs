@@ -33,6 +33,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Aggregate(command) => Roles::from(command).run(stop).await,
         Command::Deliver(command) => Roles::from(command).run(stop).await,
         Command::Notify(command) => Roles::from(command).run(stop).await,
+        Command::Serve(command) => Roles::from(*command).run(stop).await,
         Command::All(command) => Roles::from(*command).run(stop).await,
         Command::Dev(command) => dev::run(*command, stop).await,
         Command::Topics(command) => tools::topics::run(command.kafka, command.topics).await,

@@ -21,10 +21,11 @@ use nix::{
 use serde_json::Value;
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 13] = [
+const SUBCOMMANDS: [&str; 14] = [
     "aggregate",
     "deliver",
     "notify",
+    "serve",
     "all",
     "dev",
     "topics",
@@ -229,6 +230,22 @@ mod wrong_settings {
             "5s,",
             "expected pauses separated",
         ),
+        wrong("all", "console-addr", "BUNDLEHOOK_CONSOLE_ADDR", "8080", "expected an IP address and a port"),
+        wrong("all", "settings-by", "BUNDLEHOOK_SETTINGS", "nobody", "[possible values: console, upstream]"),
+        wrong(
+            "all",
+            "max-webhooks",
+            "BUNDLEHOOK_MAX_WEBHOOKS",
+            "0",
+            "expected a whole number from 1 to 1000",
+        ),
+        wrong(
+            "all",
+            "frame-ancestors",
+            "BUNDLEHOOK_FRAME_ANCESTORS",
+            "app.example.com",
+            "expected an origin like",
+        ),
         wrong("dev", "hour", "BUNDLEHOOK_HOUR", "1ms", "from `100ms` to `1h`"),
         wrong(
             "topics",
@@ -290,6 +307,11 @@ mod wrong_settings {
     const FREE: &[&str] = &[
         "ca-bundle",
         "smtp-ca-bundle",
+        "jwt-jwks",
+        "jwt-secret",
+        "jwt-issuer",
+        "jwt-audience",
+        "admin-tokens",
         "sealing-keys",
         "require-sealed",
         "permalink-product",

@@ -12,6 +12,7 @@ const SUBCOMMANDS: &[&str] = &[
     "aggregate",
     "deliver",
     "notify",
+    "serve",
     "all",
     "dev",
     "topics",

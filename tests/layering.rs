@@ -4,16 +4,17 @@
 use std::{fs, path::Path};
 
 /// Each layer with the layers it may import.
-const RULES: [(&str, &[&str]); 9] = [
+const RULES: [(&str, &[&str]); 10] = [
     ("model", &["model"]),
     ("wire", &["wire", "model"]),
     ("flow", &["flow", "wire", "model"]),
     ("config", &["config", "model"]),
     ("io", &["io", "flow", "wire", "model", "config"]),
     ("commands", &["commands", "io", "flow", "wire", "model", "config"]),
+    ("console", &["console", "commands", "io", "flow", "wire", "model", "config"]),
     ("ops", &["ops", "io", "wire", "model", "config"]),
     ("tools", &["tools", "commands", "io", "wire", "model", "config"]),
-    ("roles", &["roles", "tools", "commands", "io", "flow", "wire", "model", "config", "ops"]),
+    ("roles", &["roles", "console", "tools", "commands", "io", "flow", "wire", "model", "config", "ops"]),
 ];
 
 #[test]

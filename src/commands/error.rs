@@ -11,6 +11,9 @@ pub enum CommandError {
     /// What it names is not there.
     #[error("{0}")]
     NotFound(String),
+    /// A value can't be used.
+    #[error("{0}")]
+    Invalid(String),
     /// It can't be carried out as things stand.
     #[error("{0}")]
     Refused(String),
@@ -36,7 +39,7 @@ impl CommandError {
             Self::Unavailable(_) => 69,
             // EX_TEMPFAIL
             Self::Conflict(_) => 75,
-            Self::Refused(_) | Self::Failed(_) => 1,
+            Self::Invalid(_) | Self::Refused(_) | Self::Failed(_) => 1,
         }
     }
 

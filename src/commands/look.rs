@@ -13,7 +13,7 @@ use crate::{
         health::{Circuit, Health},
         history::{Current, HOLD},
         ids::{BundleId, WebhookId, WorkspaceId},
-        statistics::{LOGGED, LogEntry},
+        statistics::{DayCounts, LOGGED, LogEntry, Statistics},
         webhook::{Activation, Owner, SuccessRule, masked_url},
         window::Granularity,
     },
@@ -64,6 +64,9 @@ pub struct WebhookView {
     pub failed: u64,
     /// Messages of the last ten days that did not count, by reason.
     pub skipped: BTreeMap<Skip, u64>,
+    /// The same by day, the earliest of ten first.
+    #[serde(skip)]
+    pub days: Vec<DayCounts>,
     /// The latest in its log that is no test.
     pub last_attempt: Option<LastAttempt>,
 }
@@ -124,6 +127,37 @@ impl Commands {
             Some(Logged { attempt: logged.record?, body })
         });
         Ok(logged.collect())
+    }
+
+    /// True if the log of a webhook shows the attempt at this place of `delivery-attempts`, or has gone past it.
+    ///
+    /// # Errors
+    /// If Redis can't be read.
+    pub async fn shows(&self, id: &WebhookId, partition: i32, offset: i64) -> Result<bool, CommandError> {
+        let entries = self.log.recent(id, LOGGED).await?;
+        Ok(entries.iter().any(|entry| entry.partition == partition && entry.offset >= offset))
+    }
+
+    /// What is counted of a webhook by day, and its last response.
+    ///
+    /// # Errors
+    /// If there is no such webhook, or Kafka or Redis can't be read.
+    pub async fn statistics(&self, id: &WebhookId) -> Result<Statistics, CommandError> {
+        self.current(id).await?;
+        Ok(self.log.statistics(id).await?)
+    }
+
+    /// The workspaces that have webhooks.
+    ///
+    /// # Errors
+    /// If Kafka can't be read.
+    pub async fn workspaces(&self) -> Result<BTreeMap<WorkspaceId, usize>, CommandError> {
+        self.read_settings().await?;
+        let mut workspaces = BTreeMap::new();
+        for current in self.tail.directory().all() {
+            *workspaces.entry(current.webhook.workspace_id.clone()).or_default() += 1;
+        }
+        Ok(workspaces)
     }
 
     /// The latest logged attempt of a bundle.
@@ -197,6 +231,7 @@ impl Commands {
             deliveries: statistics.deliveries(),
             failed: statistics.failures(),
             skipped,
+            days: statistics.days,
             last_attempt: last.map(|entry| LastAttempt {
                 at: entry.at.to_rfc3339(),
                 bundle_id: entry.bundle_id,

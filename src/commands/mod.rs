@@ -3,6 +3,8 @@
 //!
 //! Kafka is what a command reads and writes; Redis gives health, counts and the log, and a claim for each edit.
 
+mod changes;
+mod edit;
 mod error;
 mod look;
 mod resend;
@@ -12,6 +14,7 @@ mod testing;
 
 use std::{
     future::Future,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,6 +22,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    changes::{Change, ChangedField},
+    edit::{Patch, Rotated},
     error::CommandError,
     look::{LastAttempt, Logged, WebhookView},
     resend::{Resend, Resent, What},
@@ -40,10 +45,28 @@ use crate::{
         },
         redis::{edits::EditStore, health::HealthStore},
     },
-    model::{history::Current, ids::WebhookId, time::Millis},
+    model::{
+        history::Current,
+        ids::{WebhookId, WorkspaceId},
+        time::Millis,
+    },
+    wire::sealing::Keys,
 };
 
+/// What becomes of secrets that a command puts into settings.
+#[derive(Clone, Default)]
+pub enum Sealing {
+    /// They are refused: there are no keys to seal them with.
+    #[default]
+    Refused,
+    /// They are sealed.
+    With(Arc<Keys>),
+    /// They stay in the clear; for `dev`, whose broker forgets everything.
+    Plain,
+}
+
 /// The connections that commands need, and who gives them.
+#[derive(Clone)]
 pub struct Commands {
     kafka: KafkaSettings,
     topics: Topics,
@@ -52,8 +75,9 @@ pub struct Commands {
     tail: SettingsTail,
     health: HealthStore,
     health_log: HealthLog,
-    log: AttemptLog,
+    log: Arc<AttemptLog>,
     edits: EditStore,
+    sealing: Sealing,
     /// Who gives the commands, as the change log, attempts and refused edits name them.
     by: String,
     /// Longest wait for Kafka or Redis.
@@ -70,31 +94,79 @@ impl Commands {
         redis: &RedisSettings,
         by: String,
         patience: Duration,
+        embedded: bool,
         stop: CancellationToken,
     ) -> Result<Self, CommandError> {
         let topics = Topics::new(&kafka.topics);
-        let publisher = Publisher::new(kafka, false).map_err(CommandError::failed)?;
+        let publisher = Publisher::new(kafka, embedded).map_err(CommandError::failed)?;
         // What can't be used is reported by the roles.
         let (unusable, _) = mpsc::unbounded_channel();
-        let tail = SettingsTail::start(kafka, &topics, false, false, stop.clone(), unusable)
+        let tail = SettingsTail::start(kafka, &topics, false, embedded, stop.clone(), unusable)
             .map_err(CommandError::failed)?;
-        let health_log = HealthLog::start(kafka, &topics, false, stop).map_err(CommandError::failed)?;
+        let health_log = HealthLog::start(kafka, &topics, embedded, stop).map_err(CommandError::failed)?;
         let connecting = within(patience, "redis did not answer", Redis::connect(redis));
         let redis = connecting.await?.map_err(CommandError::failed)?;
         let prefix = topics.prefix();
         Ok(Self {
             health: HealthStore::new(redis.clone(), prefix),
             health_log,
-            log: AttemptLog::new(redis.clone(), kafka),
+            log: Arc::new(AttemptLog::new(redis.clone(), kafka)),
             edits: EditStore::new(redis.clone(), prefix),
             kafka: kafka.clone(),
             topics,
             redis,
             publisher,
             tail,
+            sealing: Sealing::default(),
             by,
             patience,
         })
+    }
+
+    /// The same with another way with secrets.
+    #[must_use]
+    pub fn sealing(self, sealing: Sealing) -> Self {
+        Self { sealing, ..self }
+    }
+
+    /// The same, given by somebody else.
+    #[must_use]
+    pub fn by(&self, by: &str) -> Self {
+        Self { by: by.to_owned(), ..self.clone() }
+    }
+
+    /// Whose a webhook is, by everything that was published before; none if there is none.
+    ///
+    /// # Errors
+    /// If Kafka can't be read.
+    pub async fn owner_workspace(&self, id: &WebhookId) -> Result<Option<WorkspaceId>, CommandError> {
+        // What is known is enough for a webhook of long standing; one that was just created is waited for.
+        if let Some(known) = self.workspace_of(id) {
+            return Ok(Some(known));
+        }
+        self.read_settings().await?;
+        Ok(self.workspace_of(id))
+    }
+
+    /// Whose a webhook is, by what is known already; none if it is not known.
+    #[must_use]
+    pub fn workspace_of(&self, id: &WebhookId) -> Option<WorkspaceId> {
+        let current = self.tail.directory().current(id)?;
+        Some(current.webhook.workspace_id.clone())
+    }
+
+    /// Whether settings and health have been read to their end, and lately.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        self.tail.ready()?;
+        self.health_log.ready()
+    }
+
+    /// Waits for what must end the process: a record that could not be published.
+    pub async fn failed(&self) -> String {
+        self.publisher.failed().await
     }
 
     /// Waits until everything is known of settings, states and health that was published before.

@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{CommandError, Commands, within};
+use serde_json::{Map, Value};
+
+use super::{CommandError, Commands, Sealing, within};
 use crate::{
     io::{
         clock,
@@ -40,7 +42,7 @@ pub(super) struct Base {
     latest: SettingsRecord,
     /// The settings in force, and their record.
     pub webhook: Webhook,
-    record: Vec<u8>,
+    pub record: Vec<u8>,
 }
 
 impl Commands {
@@ -68,29 +70,75 @@ impl Commands {
         Ok(Base { latest, webhook, record })
     }
 
-    /// Switches a webhook on or off. Of several edits on the same base one is published, the others are refused.
+    /// Switches a webhook on or off.
     pub(super) async fn publish_switch(&self, base: &Base, enabled: bool) -> Result<Webhook, CommandError> {
+        let fields = Map::from_iter([("enabled".to_owned(), enabled.into())]);
+        self.publish_edit(base, fields, if enabled { "enable" } else { "disable" }).await
+    }
+
+    /// Publishes settings with some fields changed. Of several edits on the same base one is published, the others are
+    /// refused.
+    pub(super) async fn publish_edit(
+        &self,
+        base: &Base,
+        fields: Map<String, Value>,
+        what: &str,
+    ) -> Result<Webhook, CommandError> {
         let id = &base.webhook.webhook_id;
         let version = base.webhook.version + 1;
-        let record = settings::switched(&base.record, enabled, version, clock::now(), &self.by);
+        let secret = fields.contains_key("secrets") || fields.contains_key("headers");
+        let record = settings::edited(&base.record, fields, version, clock::now(), &self.by);
         let unreadable =
             || CommandError::Failed(format!("the settings of webhook `{id}` are no JSON object"));
         let record = record.ok_or_else(unreadable)?;
-        let webhook = settings::decode(&record).map_err(CommandError::failed)?;
+        let mut webhook = settings::decode(&record).map_err(|poison| CommandError::Invalid(poison.detail))?;
+        let record = if secret { self.seal(&mut webhook, record)? } else { record };
+        self.publish_on(base, Some(&record), &[], what).await?;
+        Ok(webhook)
+    }
+
+    /// Seals what is secret in settings.
+    pub(super) fn seal(&self, webhook: &mut Webhook, record: Vec<u8>) -> Result<Vec<u8>, CommandError> {
+        if !webhook.has_plain_secrets {
+            return Ok(record);
+        }
+        match &self.sealing {
+            Sealing::Plain => Ok(record),
+            Sealing::Refused => Err(CommandError::Refused(
+                "secrets and headers can't be stored: there are no sealing keys (`BUNDLEHOOK_SEALING_KEYS`)"
+                    .to_owned(),
+            )),
+            Sealing::With(keys) => {
+                let sealed = keys.seal_settings(&webhook.webhook_id, &record, rand::random);
+                let sealed = sealed.map_err(CommandError::failed)?.unwrap_or(record);
+                *webhook = settings::decode(&sealed).map_err(CommandError::failed)?;
+                Ok(sealed)
+            }
+        }
+    }
+
+    /// Publishes a record after a base; none deletes the webhook.
+    pub(super) async fn publish_on(
+        &self,
+        base: &Base,
+        record: Option<&[u8]>,
+        headers: &[(&'static str, String)],
+        what: &str,
+    ) -> Result<(), CommandError> {
+        let id = &base.webhook.webhook_id;
         let revision = Revision::of_settings(base.latest.offset);
-        self.claim(id, Subject::Settings, revision, if enabled { "enable" } else { "disable" }).await?;
+        self.claim(id, Subject::Settings, revision, what).await?;
         // Whoever was published before the claim is seen now; whoever comes by the same way is refused.
         self.expect_nothing_between(id, base, None).await?;
         let outgoing = Outgoing {
             topic: &self.topics.webhook_settings,
             partition: Some(base.latest.partition),
             key: id.as_str().as_bytes(),
-            value: Some(&record),
-            headers: &[],
+            value: record,
+            headers,
         };
         let published = self.publish(&outgoing).await?;
-        self.expect_nothing_between(id, base, Some(published)).await?;
-        Ok(webhook)
+        self.expect_nothing_between(id, base, Some(published)).await
     }
 
     /// Claims the next edit on a base.

@@ -8,6 +8,7 @@ mod kafka;
 mod mail;
 mod ops;
 mod redis;
+mod serve;
 mod start;
 mod tools;
 mod value;
@@ -31,6 +32,7 @@ pub use self::{
     mail::{MailSettings, OptionalSmtpSettings, SmtpSettings, SmtpTls, SmtpUrl},
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::{RedisServers, RedisSettings},
+    serve::{SealingSettings, ServeSettings, SettingsBy},
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
     webhook::{
@@ -62,6 +64,8 @@ pub enum Command {
     Deliver(DeliverCommand),
     /// Role: reads `notifications` and sends e-mails to the owners of webhooks.
     Notify(NotifyCommand),
+    /// Role: serves the console and the API.
+    Serve(Box<ServeCommand>),
     /// All roles in one process.
     All(Box<AllCommand>),
     /// All roles in one process with an embedded broker and a Redis of its own: nothing to set up.
@@ -130,6 +134,23 @@ pub struct NotifyCommand {
     pub start: StartSettings,
 }
 
+/// Settings of the role `serve`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeCommand {
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+    #[command(flatten)]
+    pub redis: RedisSettings,
+    #[command(flatten)]
+    pub serve: ServeSettings,
+    #[command(flatten)]
+    pub sealing: SealingSettings,
+    #[command(flatten)]
+    pub windows: WindowSettings,
+    #[command(flatten)]
+    pub ops: OpsSettings,
+}
+
 /// Settings of all roles.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AllCommand {
@@ -141,6 +162,8 @@ pub struct AllCommand {
     pub windows: WindowSettings,
     #[command(flatten)]
     pub delivery: DeliverySettings,
+    #[command(flatten)]
+    pub serve: ServeSettings,
     #[command(flatten)]
     pub smtp: OptionalSmtpSettings,
     #[command(flatten)]
@@ -160,6 +183,8 @@ pub struct DevCommand {
     pub windows: WindowSettings,
     #[command(flatten)]
     pub delivery: DeliverySettings,
+    #[command(flatten)]
+    pub serve: ServeSettings,
     #[command(flatten)]
     pub mail: MailSettings,
     #[command(flatten)]
@@ -323,6 +348,7 @@ mod tests {
             &format!("aggregate {kafka} {redis}"),
             &format!("deliver {kafka} {redis}"),
             &format!("notify {kafka} {redis} --smtp-url=smtp://mail.example.com"),
+            &format!("serve {kafka} {redis}"),
             &format!("all {kafka} {redis}"),
             "dev",
             &format!("topics {kafka}"),

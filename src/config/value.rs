@@ -191,6 +191,13 @@ pub fn web_url(text: &str) -> Result<Url, String> {
     url.ok_or_else(|| "expected a URL like `https://console.example.com`".to_owned())
 }
 
+/// The origin of a page.
+pub fn origin(text: &str) -> Result<String, String> {
+    let url = web_url(text.trim()).ok().filter(|url| url.path() == "/" && url.query().is_none());
+    let origin = url.map(|url| url.origin().ascii_serialization());
+    origin.ok_or_else(|| "expected an origin like `https://app.example.com`".to_owned())
+}
+
 /// Brokers, `host:port` separated by commas.
 pub fn brokers(text: &str) -> Result<String, String> {
     let sound = |broker: &str| {
@@ -273,6 +280,7 @@ mod tests {
             dns_server("resolver.example").map(drop),
             proxy_url("https://proxy:3128").map(drop),
             mailbox("nobody").map(drop),
+            origin("https://app.example.com/path").map(drop),
             web_url("console.example.com").map(drop),
             brokers("host").map(drop),
             topic_prefix("a/b").map(drop),

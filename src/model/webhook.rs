@@ -73,6 +73,15 @@ pub enum SuccessRule {
 }
 
 impl SuccessRule {
+    /// The setting's text: `200` or `2xx`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Only200 => "200",
+            Self::Any2xx => "2xx",
+        }
+    }
+
     /// True if the status is a success by this rule.
     #[must_use]
     pub fn accepts(self, status: StatusCode) -> bool {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::Roles;
+use super::{
+    Roles,
+    serve::{Serve, dev_secret},
+};
 use crate::{
     config::{DevCommand, KafkaSettings, ProduceSettings, RedisServers, RedisSettings, TopicSettings},
     io::{
@@ -39,6 +42,9 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
     if let Some(settings) = command.dev.settings {
         tokio::spawn(republish(kafka.clone(), settings, stop.clone()));
     }
+    let secret = dev_secret();
+    let serve = Serve::with_secret(command.serve, &command.windows, secret);
+    serve.announce()?;
     let roles = Roles {
         kafka,
         redis: redis_settings,
@@ -46,6 +52,7 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
         aggregate: Some(command.windows),
         deliver: Some(command.delivery),
         notify: Some((command.mail, None)),
+        serve: Some(serve),
         from: None,
         require_sealed: false,
         embedded: true,
@@ -67,6 +74,7 @@ fn topics() -> Vec<(String, i32)> {
         topics.webhook_settings,
         topics.webhook_states,
         topics.webhook_health,
+        topics.webhook_changes,
         topics.webhook_events,
         topics.notifications,
     ];

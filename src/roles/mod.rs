@@ -7,6 +7,7 @@ pub mod dev;
 pub mod follow;
 pub mod notify;
 pub mod process;
+mod serve;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -14,11 +15,11 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::process::Process;
+use self::{process::Process, serve::Serve};
 use crate::{
     config::{
         AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, KafkaSettings, MailSettings,
-        NotifyCommand, OpsSettings, RedisSettings, SmtpUrl, StartFrom, WindowSettings,
+        NotifyCommand, OpsSettings, RedisSettings, ServeCommand, SmtpUrl, StartFrom, WindowSettings,
     },
     io::kafka::intake::Intake,
 };
@@ -39,6 +40,8 @@ pub struct Roles {
     pub deliver: Option<DeliverySettings>,
     /// The role `notify`, if it runs here, and the server that it sends through; none: e-mails are only shown.
     pub notify: Option<(MailSettings, Option<SmtpUrl>)>,
+    /// The role `serve`, if it runs here.
+    pub serve: Option<Serve>,
     /// Where to start without a committed offset, if the operator says.
     pub from: Option<StartFrom>,
     /// Settings with secrets in the clear are refused.
@@ -57,6 +60,7 @@ impl From<AggregateCommand> for Roles {
             aggregate: Some(windows),
             deliver: None,
             notify: None,
+            serve: None,
             from: start.from,
             require_sealed: start.require_sealed,
             embedded: false,
@@ -74,6 +78,7 @@ impl From<DeliverCommand> for Roles {
             aggregate: None,
             deliver: Some(delivery),
             notify: None,
+            serve: None,
             from: start.from,
             require_sealed: start.require_sealed,
             embedded: false,
@@ -91,6 +96,7 @@ impl From<NotifyCommand> for Roles {
             aggregate: None,
             deliver: None,
             notify: Some((mail, Some(smtp.smtp_url))),
+            serve: None,
             from: start.from,
             require_sealed: start.require_sealed,
             embedded: false,
@@ -98,13 +104,34 @@ impl From<NotifyCommand> for Roles {
     }
 }
 
-impl From<AllCommand> for Roles {
-    fn from(command: AllCommand) -> Self {
-        let AllCommand { kafka, redis, windows, delivery, smtp, mail, ops, start } = command;
+impl From<ServeCommand> for Roles {
+    fn from(command: ServeCommand) -> Self {
+        let ServeCommand { kafka, redis, serve, sealing, windows, ops } = command;
+        let rule = windows.rule();
         Self {
             kafka,
             redis,
             ops,
+            aggregate: None,
+            deliver: None,
+            notify: None,
+            serve: Some(Serve { settings: serve, sealing_keys: sealing.sealing_keys, rule, secret: None }),
+            from: None,
+            require_sealed: false,
+            embedded: false,
+        }
+    }
+}
+
+impl From<AllCommand> for Roles {
+    fn from(command: AllCommand) -> Self {
+        let AllCommand { kafka, redis, windows, delivery, serve, smtp, mail, ops, start } = command;
+        Self {
+            kafka,
+            redis,
+            ops,
+            // Without somebody who could sign in there is nothing to serve.
+            serve: Serve::if_wanted(serve, &delivery, &windows),
             aggregate: Some(windows),
             deliver: Some(delivery),
             // Without a server e-mails wait for a process that has one.
@@ -125,8 +152,9 @@ impl Roles {
         // Ends what serves the roles, after them.
         let end = CancellationToken::new();
         let _ended = end.clone().drop_guard();
+        let redis = self.redis;
         let starting =
-            Process::start(self.kafka, &self.redis, &self.ops, self.require_sealed, self.embedded, &end);
+            Process::start(self.kafka, &redis, &self.ops, self.require_sealed, self.embedded, &end);
         let (process, unusable) = tokio::select! {
             started = starting => started?,
             () = stop.cancelled() => return Ok(()),
@@ -153,6 +181,12 @@ impl Roles {
                 () = stop.cancelled() => return Ok(()),
             };
             intakes.push(("notify", intake));
+        }
+        if let Some(settings) = self.serve {
+            tokio::select! {
+                served = serve::start(&process, &redis, settings, &stop, &end) => served?,
+                () = stop.cancelled() => return Ok(()),
+            }
         }
         for (name, intake) in &intakes {
             process.probes.watch_loop(name, intake.turns.clone());

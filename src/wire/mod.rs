@@ -4,6 +4,7 @@
 pub mod attempt;
 pub mod body;
 pub mod bundle;
+pub mod change;
 pub mod event;
 pub mod health;
 pub mod log_entry;

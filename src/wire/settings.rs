@@ -54,11 +54,17 @@ struct RawSettings {
     updated_by: Option<String>,
 }
 
-/// Switches a webhook on or off in its record; whatever else stands there stays as it is. None if the record is no object.
+/// Changes fields in a record; whatever else stands there stays as it is. None if the record is no object.
 #[must_use]
-pub fn switched(record: &[u8], enabled: bool, version: u64, at: Millis, by: &str) -> Option<Vec<u8>> {
+pub fn edited(
+    record: &[u8],
+    fields: serde_json::Map<String, Value>,
+    version: u64,
+    at: Millis,
+    by: &str,
+) -> Option<Vec<u8>> {
     let mut settings: serde_json::Map<String, Value> = serde_json::from_slice(record).ok()?;
-    settings.insert("enabled".to_owned(), enabled.into());
+    settings.extend(fields);
     settings.insert("version".to_owned(), version.into());
     settings.insert("updated_at".to_owned(), body_timestamp(at.to_utc()).into());
     settings.insert("updated_by".to_owned(), by.into());
@@ -262,17 +268,18 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_leaves_everything_else_as_it_is() {
+    fn an_edit_leaves_everything_else_as_it_is() {
         let record = json!({
             "webhook_id": "wh-1", "workspace_id": "ws-acme", "url": "https://hooks.example/abc", "unknown": [1],
             "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "version": 3,
             "owner": {"full_name": "Amnon Haha", "email": "amnon@acme.example"},
         });
-        let switched = switched(record.to_string().as_bytes(), false, 4, Millis(0), "amnon").unwrap();
-        let webhook = decode(&switched).unwrap();
+        let off = serde_json::Map::from_iter([("enabled".to_owned(), false.into())]);
+        let edited = edited(record.to_string().as_bytes(), off, 4, Millis(0), "amnon").unwrap();
+        let webhook = decode(&edited).unwrap();
         assert_eq!((webhook.enabled, webhook.version), (false, 4));
         assert_eq!(webhook.updated_by.as_deref(), Some("amnon"));
-        let mut left: Value = serde_json::from_slice(&switched).unwrap();
+        let mut left: Value = serde_json::from_slice(&edited).unwrap();
         for field in ["enabled", "updated_at", "updated_by"] {
             left.as_object_mut().unwrap().remove(field);
         }

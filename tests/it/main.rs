@@ -3,6 +3,7 @@
 mod support;
 
 mod addresses;
+mod api;
 mod brokers;
 mod commands;
 mod crashes;

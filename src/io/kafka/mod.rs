@@ -7,6 +7,7 @@ pub mod embedded;
 pub mod follow;
 pub mod health_log;
 pub mod intake;
+pub mod live;
 pub mod onlooker;
 pub mod publisher;
 pub mod reader;

@@ -7,6 +7,7 @@
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
 //! | an endpoint that misbehaves | [`hostile`] |
+//! | the console | [`System::console`] with [`token`]s |
 //! | a mail server | [`mail_server`], [`secure_mail_server`] |
 //! | resolvers of names | [`dns::resolver`] |
 //! | the product | [`process`], and all of it: [`tenant`], [`system`] |
@@ -18,6 +19,7 @@
 
 mod broker;
 mod children;
+pub mod console;
 pub mod dns;
 mod hostile;
 mod kafka;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::broker::{Broker, broker};
+pub use self::console::{ADMIN, Answered, Console, claims, signed, token};
 pub use self::hostile::{Hostile, Step, hostile};
 pub use self::kafka::{Kafka, kafka};
 pub use self::load::Load;

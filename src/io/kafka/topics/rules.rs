@@ -207,7 +207,7 @@ impl TopicRule {
 }
 
 /// The names of all topics, in the order of the flow.
-pub(super) fn names(topics: &Topics) -> [&str; 11] {
+pub(super) fn names(topics: &Topics) -> [&str; 12] {
     [
         &topics.message_events,
         &topics.webhook_settings,
@@ -217,6 +217,7 @@ pub(super) fn names(topics: &Topics) -> [&str; 11] {
         &topics.bundles,
         &topics.waiting_deliveries,
         &topics.delivery_attempts,
+        &topics.webhook_changes,
         &topics.webhook_events,
         &topics.notifications,
         &topics.dead_letters,
@@ -239,6 +240,7 @@ pub fn rules(topics: &Topics, existing: &Existings, partitions: i32) -> Vec<Topi
         TopicRule::new(&topics.bundles, bundles(&facts)).partitions(sources, partitions),
         TopicRule::new(&topics.waiting_deliveries, waiting_deliveries()).partitions(lanes, partitions),
         TopicRule::new(&topics.delivery_attempts, delivery_attempts()).partitions(lanes, partitions),
+        TopicRule::new(&topics.webhook_changes, kept(400 * DAY)),
         TopicRule::new(&topics.webhook_events, kept(14 * DAY)),
         TopicRule::new(&topics.notifications, kept(7 * DAY)),
         TopicRule::new(&topics.dead_letters, dead_letters(&facts)).partitions(1, partitions),

@@ -1,0 +1,102 @@
+//! The API and the console: one router. Handlers of both call the same commands.
+
+mod api;
+mod identity;
+mod limits;
+mod live;
+mod page;
+mod problem;
+mod security;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::identity::{Authority, AuthorityError};
+use self::{limits::FailedSignIns, live::LiveEvents};
+use crate::{
+    commands::Commands,
+    config::{KafkaSettings, ServeSettings, SettingsBy},
+    model::window::WindowRule,
+};
+
+/// What all handlers share.
+pub struct Console {
+    commands: Commands,
+    authority: Authority,
+    failed: FailedSignIns,
+    live: LiveEvents,
+    /// When windows close.
+    rule: WindowRule,
+    /// Settings may be edited here.
+    editable: bool,
+    max_webhooks: usize,
+    frame_ancestors: Vec<String>,
+}
+
+type Shared = Arc<Console>;
+
+impl Console {
+    /// Begins to follow what happens to webhooks.
+    ///
+    /// # Errors
+    /// If librdkafka refuses the configuration.
+    pub fn start(
+        commands: Commands,
+        authority: Authority,
+        settings: &ServeSettings,
+        kafka: &KafkaSettings,
+        rule: WindowRule,
+        embedded: bool,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
+        let live = LiveEvents::start(&commands, kafka, embedded, stop)?;
+        Ok(Arc::new(Self {
+            commands,
+            authority,
+            failed: FailedSignIns::default(),
+            live,
+            rule,
+            editable: settings.settings_by == SettingsBy::Console,
+            max_webhooks: settings.max_webhooks as usize,
+            frame_ancestors: settings.frame_ancestors.clone(),
+        }))
+    }
+
+    fn router(self: &Arc<Self>) -> Router {
+        let headers = security::Headers::new(&self.frame_ancestors);
+        Router::new()
+            .merge(page::router())
+            .nest("/api/v1", api::router())
+            .fallback(problem::not_found)
+            .method_not_allowed_fallback(problem::wrong_method)
+            .layer(axum::middleware::from_fn(move |request, next| {
+                let headers = headers.clone();
+                async move { security::add(&headers, request, next).await }
+            }))
+            .with_state(self.clone())
+    }
+
+    /// Serves until it is told to stop. Returns once the port is open.
+    ///
+    /// # Errors
+    /// If the port can't be opened.
+    pub async fn serve(
+        self: &Arc<Self>,
+        addr: SocketAddr,
+        stop: CancellationToken,
+    ) -> std::io::Result<SocketAddr> {
+        let listener = TcpListener::bind(addr).await?;
+        let bound = listener.local_addr()?;
+        let service = self.router().into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move {
+            let server = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the console is closed");
+            }
+        });
+        Ok(bound)
+    }
+}

@@ -1,0 +1,6 @@
+//! The API: who may do what, and what it does.
+
+mod callers;
+mod described;
+mod live;
+mod settings;
