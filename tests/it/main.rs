@@ -6,6 +6,7 @@ mod addresses;
 mod api;
 mod brokers;
 mod commands;
+mod console;
 mod crashes;
 mod dead_letters;
 mod delivery;

@@ -7,6 +7,7 @@
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
 //! | an endpoint that misbehaves | [`hostile`] |
+//! | a browser | [`Browser::open`] |
 //! | the console | [`System::console`] with [`token`]s |
 //! | a mail server | [`mail_server`], [`secure_mail_server`] |
 //! | resolvers of names | [`dns::resolver`] |
@@ -18,6 +19,7 @@
 #![allow(unused_imports, reason = "the re-exports are what tests may use")]
 
 mod broker;
+mod browser;
 mod children;
 pub mod console;
 pub mod dns;
@@ -40,6 +42,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::broker::{Broker, broker};
+pub use self::browser::Browser;
 pub use self::console::{ADMIN, Answered, Console, claims, signed, token};
 pub use self::hostile::{Hostile, Step, hostile};
 pub use self::kafka::{Kafka, kafka};

@@ -1,0 +1,60 @@
+// What the pages need beside htmx: times in the viewer's zone, the stream of events, copying, and rows that stay open.
+"use strict";
+
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+function localTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]:not([title])")) {
+    const at = new Date(time.dateTime);
+    time.title = at.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
+    time.textContent = clock.format(at);
+  }
+}
+
+function follow() {
+  const source = document.body.dataset.events;
+  if (!source) return;
+  const events = new EventSource(source);
+  const tell = (name) => document.body.dispatchEvent(new CustomEvent(name));
+  events.addEventListener("attempt", () => tell("live-attempt"));
+  events.addEventListener("webhook", () => tell("live-webhook"));
+  events.addEventListener("missed", () => { tell("live-attempt"); tell("live-webhook"); });
+  let lost = false;
+  events.onerror = () => { lost = true; };
+  // What happened while nobody listened is looked up.
+  events.onopen = () => {
+    document.body.dataset.live = "on";
+    if (lost) { lost = false; tell("live-attempt"); tell("live-webhook"); }
+  };
+}
+
+// A list that is replaced keeps the rows open that were, and the place of the keyboard.
+let open = [];
+let focused = null;
+document.addEventListener("htmx:beforeSwap", (event) => {
+  open = [...event.detail.target.querySelectorAll("details[open][id]")].map((row) => row.id);
+  const active = document.activeElement;
+  focused = event.detail.target.contains(active) ? (active.id || active.closest("details[id]")?.id) : null;
+});
+document.addEventListener("htmx:afterSettle", (event) => {
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+  open = [];
+  if (focused) {
+    const there = document.getElementById(focused);
+    (there?.matches("details") ? there.querySelector("summary") : there)?.focus();
+    focused = null;
+  }
+  event.detail.target?.querySelector?.("[data-focus]")?.focus();
+});
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(document.querySelector(button.dataset.copy).textContent);
+  const said = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = said; }, 2000);
+});
+
+document.addEventListener("htmx:load", (event) => localTimes(event.detail.elt.parentElement || document));
+document.addEventListener("DOMContentLoaded", () => { localTimes(document); follow(); });

@@ -1,0 +1,204 @@
+//! What the buttons do.
+
+use askama::Template;
+use axum::{
+    Form,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Redirect, Response},
+};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{Visited, failed, refused, said, show::path, written};
+use crate::{
+    commands::{Held, Resend, Switched, What},
+    console::{Shared, problem::Problem},
+    model::{
+        ids::BundleId,
+        time::{Millis, parse_timestamp},
+    },
+};
+
+/// The part of the page about the signing secret.
+#[derive(Template)]
+#[template(path = "console/secret.html")]
+struct SecretPart {
+    secret: Secret,
+}
+
+pub struct Secret {
+    pub path: String,
+    pub count: usize,
+    /// Shown this once.
+    pub shown: Option<String>,
+    pub problem: Option<String>,
+}
+
+fn answer(done: Result<String, Problem>) -> Response {
+    match done {
+        Ok(text) => said("good", &text),
+        Err(problem) => refused(&problem),
+    }
+}
+
+pub async fn test(State(console): State<Shared>, visited: Visited) -> Response {
+    let Visited { caller, id } = visited;
+    let done = async {
+        caller.must_edit()?;
+        let tested = console.commands.by(&caller.name).test(&id, Uuid::new_v4()).await?;
+        Ok(match tested.attempt {
+            None => Err("The test is on its way. What comes of it will show in the activity.".to_owned()),
+            Some(attempt) if attempt.settled.as_deref() == Some("delivered") => {
+                Ok(format!("The test arrived: {} ms.", attempt.duration_ms))
+            }
+            Some(attempt) => Err(format!(
+                "The test failed: {}. It counts for nothing; open it in the activity to see more.",
+                attempt.error.unwrap_or_else(|| "no answer".to_owned())
+            )),
+        })
+    };
+    match done.await {
+        Ok(Ok(text)) => said("good", &text),
+        Ok(Err(text)) => said("warn", &text),
+        Err(problem) => refused(&problem),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Enable {
+    held: String,
+}
+
+pub async fn enable(State(console): State<Shared>, visited: Visited, Form(sent): Form<Enable>) -> Response {
+    let Visited { caller, id } = visited;
+    let held = match sent.held.as_str() {
+        "send" => Some(Held::Send),
+        "discard" => Some(Held::Discard),
+        _ => None,
+    };
+    let done = async {
+        caller.must_edit()?;
+        let switched = console.enable(&caller, &id, held, None).await?;
+        Ok(match (switched, held) {
+            (Switched::Unchanged, _) => "It is on already.",
+            (Switched::ByActivation, Some(Held::Discard)) => "It is on again. What was held is discarded.",
+            (Switched::ByActivation, _) => "It is on again. What was held is being sent.",
+            (Switched::BySettings, _) => "It is on. It gets messages from about 5 seconds from now.",
+        }
+        .to_owned())
+    };
+    answer(done.await)
+}
+
+pub async fn disable(State(console): State<Shared>, visited: Visited) -> Response {
+    let Visited { caller, id } = visited;
+    let done = async {
+        caller.must_edit()?;
+        console.must_be_editable()?;
+        console.commands.by(&caller.name).disable(&id, None).await?;
+        Ok("It is off. What was open or waited is dropped.".to_owned())
+    };
+    answer(done.await)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Again {
+    delivery: Option<Uuid>,
+    from: String,
+    to: String,
+    new_id: bool,
+}
+
+pub async fn resend(State(console): State<Shared>, visited: Visited, Form(sent): Form<Again>) -> Response {
+    let Visited { caller, id } = visited;
+    let done = async {
+        caller.must_edit()?;
+        let what = match sent.delivery {
+            Some(delivery) => What::Delivery(BundleId(delivery)),
+            None => What::Range {
+                from: time(&sent.from)?
+                    .ok_or_else(|| Problem::invalid("`From` is empty, expected a time"))?,
+                to: time(&sent.to)?,
+            },
+        };
+        let resend = Resend { what, new_id: sent.new_id, request_id: Uuid::new_v4() };
+        let resent = console.commands.by(&caller.name).resend(&id, &resend).await?;
+        let calls = if resent.deliveries == 1 { "call is" } else { "calls are" };
+        Ok(format!("{} {calls} being sent again.", resent.deliveries))
+    };
+    answer(done.await)
+}
+
+/// A time of a form, which is in UTC: `2021-02-24T16:25`, perhaps with seconds.
+fn time(text: &str) -> Result<Option<Millis>, Problem> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let seconds = if text.matches(':').count() == 1 { ":00" } else { "" };
+    let time = parse_timestamp(&format!("{text}{seconds}Z")).map(Millis::from);
+    time.map(Some)
+        .map_err(|_| Problem::invalid(format!("`{text}` is no time, expected one like 2021-02-24 16:25")))
+}
+
+pub async fn rotate(State(console): State<Shared>, visited: Visited) -> Response {
+    let Visited { caller, id } = visited;
+    let done = async {
+        caller.must_edit()?;
+        console.must_be_editable()?;
+        Ok(console.commands.by(&caller.name).rotate(&id, true, None).await?)
+    };
+    let path = path(&id);
+    let secret = match done.await {
+        Ok(rotated) => Secret { path, count: rotated.secrets, shown: Some(rotated.secret), problem: None },
+        Err(problem) => unchanged(&console, &id, problem).await,
+    };
+    written(&SecretPart { secret })
+}
+
+pub async fn end_rotation(State(console): State<Shared>, visited: Visited) -> Response {
+    let Visited { caller, id } = visited;
+    let done = async {
+        caller.must_edit()?;
+        console.must_be_editable()?;
+        Ok(console.commands.by(&caller.name).end_rotation(&id, None).await?)
+    };
+    let path = path(&id);
+    let secret = match done.await {
+        Ok(()) => Secret { path, count: 1, shown: None, problem: None },
+        Err(problem) => unchanged(&console, &id, problem).await,
+    };
+    written(&SecretPart { secret })
+}
+
+async fn unchanged(console: &Shared, id: &crate::model::ids::WebhookId, problem: Problem) -> Secret {
+    let count = console.commands.show(id).await.map(|view| view.secrets).unwrap_or_default();
+    Secret { path: path(id), count, shown: None, problem: Some(problem.detail) }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Based {
+    version: Option<u64>,
+}
+
+pub async fn delete(
+    State(console): State<Shared>,
+    visited: Visited,
+    _headers: HeaderMap,
+    Form(sent): Form<Based>,
+) -> Response {
+    let Visited { caller, id } = visited;
+    let done = async {
+        caller.must_edit()?;
+        console.must_be_editable()?;
+        Ok::<_, Problem>(console.commands.by(&caller.name).delete(&id, sent.version).await?)
+    };
+    match done.await {
+        Ok(()) => Redirect::to("/").into_response(),
+        Err(problem) => failed(&problem),
+    }
+}

@@ -1,0 +1,103 @@
+//! One webhook: its state, its activity, its settings.
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+
+use super::{
+    Frame, Visited,
+    actions::Secret,
+    failed,
+    form::SettingsForm,
+    show::{Attempt, Hook, path},
+    written,
+};
+use crate::console::{Console, Shared, identity::Caller, problem::Problem};
+use crate::model::ids::WebhookId;
+
+/// So many attempts are shown; 100 are in the download.
+const ATTEMPTS: usize = 10;
+
+/// A body of each kind, as receivers get it.
+const SAMPLE_SINGLE: &str = include_str!("../../../tests/examples/message.json");
+const SAMPLE_BUNDLE: &str = include_str!("../../../tests/examples/bundle.json");
+
+#[derive(Template)]
+#[template(path = "console/webhook.html")]
+struct WebhookPage {
+    frame: Frame,
+    hook: Hook,
+    form: SettingsForm,
+    secret: Secret,
+    attempts: Vec<Attempt>,
+    sample: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "console/state.html")]
+struct StatePart {
+    frame: Frame,
+    hook: Hook,
+}
+
+#[derive(Template)]
+#[template(path = "console/log.html")]
+struct LogPart {
+    frame: Frame,
+    hook: Hook,
+    attempts: Vec<Attempt>,
+}
+
+pub async fn page(State(console): State<Shared>, visited: Visited) -> Response {
+    let Visited { caller, id } = visited;
+    let shown = async {
+        let view = console.commands.show(&id).await?;
+        let attempts = console.attempts(&id).await?;
+        Ok::<_, Problem>((view, attempts))
+    };
+    let (view, attempts) = match shown.await {
+        Ok(shown) => shown,
+        Err(problem) => return failed(&problem),
+    };
+    let frame = Frame::new(&console, &caller);
+    let editable = frame.edits && frame.editable;
+    let hook = Hook::new(&view, &console.rule, console.editable);
+    written(&WebhookPage {
+        form: SettingsForm::of(&view, editable),
+        secret: Secret { path: path(&id), count: view.secrets, shown: None, problem: None },
+        sample: if hook.bundled { SAMPLE_BUNDLE } else { SAMPLE_SINGLE },
+        frame,
+        hook,
+        attempts,
+    })
+}
+
+pub async fn state(State(console): State<Shared>, visited: Visited) -> Response {
+    match console.hook(&visited.caller, &visited.id).await {
+        Ok((frame, hook)) => written(&StatePart { frame, hook }),
+        Err(problem) => failed(&problem),
+    }
+}
+
+pub async fn log(State(console): State<Shared>, visited: Visited) -> Response {
+    let shown = async {
+        let (frame, hook) = console.hook(&visited.caller, &visited.id).await?;
+        let attempts = console.attempts(&visited.id).await?;
+        Ok::<_, Problem>(LogPart { frame, hook, attempts })
+    };
+    match shown.await {
+        Ok(part) => written(&part),
+        Err(problem) => failed(&problem),
+    }
+}
+
+impl Console {
+    async fn hook(self: &Shared, caller: &Caller, id: &WebhookId) -> Result<(Frame, Hook), Problem> {
+        let view = self.commands.show(id).await?;
+        Ok((Frame::new(self, caller), Hook::new(&view, &self.rule, self.editable)))
+    }
+
+    async fn attempts(&self, id: &WebhookId) -> Result<Vec<Attempt>, Problem> {
+        let log = self.commands.log(id, ATTEMPTS).await?;
+        Ok(log.into_iter().map(Attempt::new).collect())
+    }
+}
