@@ -8,7 +8,9 @@ use crate::support::{
 };
 
 async fn start(retry: &str, webhooks: &[Value]) -> Option<(System, Console)> {
-    let system = system(2_000).env("BUNDLEHOOK_RETRY_SCHEDULE", retry).start(webhooks).await?;
+    let keys = crate::support::console::sealing_keys();
+    let setup = system(2_000).env("BUNDLEHOOK_RETRY_SCHEDULE", retry);
+    let system = setup.env("BUNDLEHOOK_SEALING_KEYS", &keys).start(webhooks).await?;
     let console = system.console(&[]).await;
     Some((system, console))
 }

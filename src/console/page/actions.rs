@@ -4,18 +4,17 @@ use askama::Template;
 use axum::{
     Form,
     extract::State,
-    http::HeaderMap,
     response::{IntoResponse, Redirect, Response},
 };
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Visited, failed, refused, said, show::path, written};
+use super::{Visited, failed, refused, said, said_of_edit, show::path, written};
 use crate::{
     commands::{Held, Resend, Switched, What},
-    console::{Shared, problem::Problem},
+    console::{Console, Shared, problem::Problem},
     model::{
-        ids::BundleId,
+        ids::{BundleId, WebhookId},
         time::{Millis, parse_timestamp},
     },
 };
@@ -32,6 +31,8 @@ pub struct Secret {
     pub count: usize,
     /// Shown this once.
     pub shown: Option<String>,
+    /// The version that the settings have now, for the form on the same page.
+    pub version: Option<u64>,
     pub problem: Option<String>,
 }
 
@@ -69,6 +70,7 @@ pub async fn test(State(console): State<Shared>, visited: Visited) -> Response {
 #[serde(default)]
 pub struct Enable {
     held: String,
+    version: Option<u64>,
 }
 
 pub async fn enable(State(console): State<Shared>, visited: Visited, Form(sent): Form<Enable>) -> Response {
@@ -80,7 +82,7 @@ pub async fn enable(State(console): State<Shared>, visited: Visited, Form(sent):
     };
     let done = async {
         caller.must_edit()?;
-        let switched = console.enable(&caller, &id, held, None).await?;
+        let switched = console.enable(&caller, &id, held, sent.version).await?;
         Ok(match (switched, held) {
             (Switched::Unchanged, _) => "It is on already.",
             (Switched::ByActivation, Some(Held::Discard)) => "It is on again. What was held is discarded.",
@@ -89,18 +91,18 @@ pub async fn enable(State(console): State<Shared>, visited: Visited, Form(sent):
         }
         .to_owned())
     };
-    answer(done.await)
+    console.edited(&id, done.await).await
 }
 
-pub async fn disable(State(console): State<Shared>, visited: Visited) -> Response {
+pub async fn disable(State(console): State<Shared>, visited: Visited, Form(sent): Form<Based>) -> Response {
     let Visited { caller, id } = visited;
     let done = async {
         caller.must_edit()?;
         console.must_be_editable()?;
-        console.commands.by(&caller.name).disable(&id, None).await?;
+        console.commands.by(&caller.name).disable(&id, sent.version).await?;
         Ok("It is off. What was open or waited is dropped.".to_owned())
     };
-    answer(done.await)
+    console.edited(&id, done.await).await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -144,39 +146,49 @@ fn time(text: &str) -> Result<Option<Millis>, Problem> {
         .map_err(|_| Problem::invalid(format!("`{text}` is no time, expected one like 2021-02-24 16:25")))
 }
 
-pub async fn rotate(State(console): State<Shared>, visited: Visited) -> Response {
+pub async fn rotate(State(console): State<Shared>, visited: Visited, Form(sent): Form<Based>) -> Response {
     let Visited { caller, id } = visited;
     let done = async {
         caller.must_edit()?;
         console.must_be_editable()?;
-        Ok(console.commands.by(&caller.name).rotate(&id, true, None).await?)
+        Ok(console.commands.by(&caller.name).rotate(&id, true, sent.version).await?)
     };
     let path = path(&id);
     let secret = match done.await {
-        Ok(rotated) => Secret { path, count: rotated.secrets, shown: Some(rotated.secret), problem: None },
+        Ok(rotated) => Secret {
+            path,
+            count: rotated.secrets,
+            shown: Some(rotated.secret),
+            version: console.version(&id).await,
+            problem: None,
+        },
         Err(problem) => unchanged(&console, &id, problem).await,
     };
     written(&SecretPart { secret })
 }
 
-pub async fn end_rotation(State(console): State<Shared>, visited: Visited) -> Response {
+pub async fn end_rotation(
+    State(console): State<Shared>,
+    visited: Visited,
+    Form(sent): Form<Based>,
+) -> Response {
     let Visited { caller, id } = visited;
     let done = async {
         caller.must_edit()?;
         console.must_be_editable()?;
-        Ok(console.commands.by(&caller.name).end_rotation(&id, None).await?)
+        Ok(console.commands.by(&caller.name).end_rotation(&id, sent.version).await?)
     };
     let path = path(&id);
     let secret = match done.await {
-        Ok(()) => Secret { path, count: 1, shown: None, problem: None },
+        Ok(()) => Secret { path, count: 1, shown: None, version: console.version(&id).await, problem: None },
         Err(problem) => unchanged(&console, &id, problem).await,
     };
     written(&SecretPart { secret })
 }
 
-async fn unchanged(console: &Shared, id: &crate::model::ids::WebhookId, problem: Problem) -> Secret {
+async fn unchanged(console: &Shared, id: &WebhookId, problem: Problem) -> Secret {
     let count = console.commands.show(id).await.map(|view| view.secrets).unwrap_or_default();
-    Secret { path: path(id), count, shown: None, problem: Some(problem.detail) }
+    Secret { path: path(id), count, shown: None, version: None, problem: Some(problem.detail) }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -185,20 +197,29 @@ pub struct Based {
     version: Option<u64>,
 }
 
-pub async fn delete(
-    State(console): State<Shared>,
-    visited: Visited,
-    _headers: HeaderMap,
-    Form(sent): Form<Based>,
-) -> Response {
+pub async fn delete(State(console): State<Shared>, visited: Visited) -> Response {
     let Visited { caller, id } = visited;
     let done = async {
         caller.must_edit()?;
         console.must_be_editable()?;
-        Ok::<_, Problem>(console.commands.by(&caller.name).delete(&id, sent.version).await?)
+        Ok::<_, Problem>(console.commands.by(&caller.name).delete(&id, None).await?)
     };
     match done.await {
         Ok(()) => Redirect::to("/").into_response(),
         Err(problem) => failed(&problem),
+    }
+}
+
+impl Console {
+    /// The version that settings have now.
+    async fn version(&self, id: &WebhookId) -> Option<u64> {
+        self.commands.show(id).await.ok().map(|view| view.version)
+    }
+
+    async fn edited(&self, id: &WebhookId, done: Result<String, Problem>) -> Response {
+        match (done, self.version(id).await) {
+            (Ok(text), Some(version)) => said_of_edit(&text, version),
+            (done, _) => answer(done),
+        }
     }
 }

@@ -116,6 +116,8 @@ struct ProblemPage {
 struct Said<'a> {
     class: &'a str,
     text: &'a str,
+    /// The version that the settings have now, for the form on the same page.
+    version: Option<u64>,
 }
 
 /// A page that says what went wrong.
@@ -127,7 +129,12 @@ pub fn failed(problem: &Problem) -> Response {
 
 /// A sentence about what was done, for a part of a page.
 pub fn said(class: &str, text: &str) -> Response {
-    written(&Said { class, text })
+    written(&Said { class, text, version: None })
+}
+
+/// The same about an edit, after which the settings have another version.
+pub fn said_of_edit(text: &str, version: u64) -> Response {
+    written(&Said { class: "good", text, version: Some(version) })
 }
 
 /// The same about what went wrong.

@@ -136,6 +136,8 @@ fn explained(view: &WebhookView, rule: &WindowRule) -> Vec<Line> {
         format!("{} {calls} {what}", view.parked)
     };
     let mut lines = Vec::new();
+    let last = view.last_attempt.as_ref();
+    let failed = last.map(|last| format!("The last call: {}.", answered(last.status, last.outcome.as_str())));
     match (view.enabled, view.state) {
         (false, _) => lines.push(line("Its owner switched it off: nothing is collected or sent.", None, "")),
         (true, "tripped") => {
@@ -150,6 +152,7 @@ fn explained(view: &WebhookView, rule: &WindowRule) -> Vec<Line> {
         }
         (true, "disabled") => {
             lines.push(line("Disabled after more than 10 failures in a row, at", view.since.as_deref(), "."));
+            lines.extend(failed.map(|failed| line(failed, None, "")));
             lines.push(line(format!("{} until", waiting("held")), view.held_until.as_deref(), "."));
         }
         (true, _) if view.last_attempt.is_none() => {

@@ -63,7 +63,7 @@ pub async fn page(State(console): State<Shared>, visited: Visited) -> Response {
     let hook = Hook::new(&view, &console.rule, console.editable);
     written(&WebhookPage {
         form: SettingsForm::of(&view, editable),
-        secret: Secret { path: path(&id), count: view.secrets, shown: None, problem: None },
+        secret: Secret { path: path(&id), count: view.secrets, shown: None, version: None, problem: None },
         sample: if hook.bundled { SAMPLE_BUNDLE } else { SAMPLE_SINGLE },
         frame,
         hook,

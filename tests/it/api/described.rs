@@ -32,3 +32,23 @@ async fn whatever_is_asked_is_answered_as_described() {
     assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
     assert!(console.process.exit_status().is_none());
 }
+
+#[tokio::test]
+async fn the_lines_of_the_documentation_work() {
+    let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
+    let console = system.console(&[]).await;
+    let text = include_str!("../../../docs/api.md");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("curl ")).collect();
+    assert!(lines.len() >= 18);
+    for line in lines {
+        let run = tokio::process::Command::new("bash")
+            .args(["-c", line])
+            .env("CONSOLE", console.url(""))
+            .env("TOKEN", crate::support::token("ws", "editor"))
+            .output()
+            .await
+            .expect("bash can be started");
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{line}\n{said}\n{}", String::from_utf8_lossy(&run.stderr));
+    }
+}

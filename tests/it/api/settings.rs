@@ -46,7 +46,8 @@ async fn a_webhook_is_created_changed_and_deleted_and_the_change_log_says_by_who
     let record = system.records("webhook-settings").await.pop().expect("there are some");
     assert!(!record.text().contains("Bearer s3cret"), "{}", record.text());
     assert_eq!(record.json()["url"], url);
-    let keys = bundlehook::io::sealing_keys::read(&console.keys()).expect("the file is sound");
+    let keys = bundlehook::io::sealing_keys::read(crate::support::console::sealing_keys().as_ref())
+        .expect("the file is sound");
     let stored = bundlehook::wire::settings::decode(record.text().as_bytes()).expect("it is usable");
     let opened = keys.unseal(&stored).expect("it opens");
     assert!(opened.headers.iter().any(|(name, value)| name == "authorization" && value == "Bearer s3cret"));

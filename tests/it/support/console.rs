@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 
 use bundlehook::io::clock;
 use bytes::Bytes;
@@ -15,6 +14,14 @@ use sha2::Digest as _;
 
 use super::{HeldPort, Process, System, children};
 
+/// A file with the key that seals and opens secrets in the tests, made anew.
+pub fn sealing_keys() -> String {
+    let path = children::folder("keys").join("keys");
+    let key = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, [7; 32]);
+    fs::write(&path, format!("k1:{key}\n")).expect("the rig's folder can be written");
+    path.to_string_lossy().into_owned()
+}
+
 /// What tokens are signed with unless a test says otherwise.
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// An operator's token.
@@ -24,7 +31,6 @@ pub const ADMIN: &str = "an-admin-token-for-tests";
 pub struct Console {
     pub process: Process,
     port: HeldPort,
-    folder: PathBuf,
     /// Where requests come from.
     from: IpAddr,
 }
@@ -85,21 +91,20 @@ impl System {
             fs::write(&path, text).expect("the rig's folder can be written");
             path.to_string_lossy().into_owned()
         };
-        let key = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, [7; 32]);
         let hash = sha2::Sha256::digest(ADMIN.as_bytes());
         let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut launch = self
             .launch("serve")
             .env("BUNDLEHOOK_CONSOLE_ADDR", port.addr().to_string())
             .env("BUNDLEHOOK_ADMIN_TOKENS", file("admins", &format!("# operators\noperator: {hash}\n")))
-            .env("BUNDLEHOOK_SEALING_KEYS", file("keys", &format!("k1:{key}\n")));
+            .env("BUNDLEHOOK_SEALING_KEYS", sealing_keys());
         if !more.iter().any(|(name, _)| *name == "BUNDLEHOOK_JWT_JWKS") {
             launch = launch.env("BUNDLEHOOK_JWT_SECRET", file("secret", SECRET));
         }
         for (name, value) in more {
             launch = launch.env(name, *value);
         }
-        let console = Console { process: launch.start(), port, folder, from: Ipv4Addr::LOCALHOST.into() };
+        let console = Console { process: launch.start(), port, from: Ipv4Addr::LOCALHOST.into() };
         console.process.wait_ready().await;
         let addr = console.addr();
         super::wait_until("the console", super::LIMIT, async || {
@@ -114,11 +119,6 @@ impl Console {
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.port.addr()
-    }
-
-    /// The file with the sealing keys.
-    pub fn keys(&self) -> PathBuf {
-        self.folder.join("keys")
     }
 
     /// From now on requests come from this address of loopback, `127.0.1.…`.
