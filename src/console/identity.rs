@@ -47,7 +47,7 @@ pub enum AuthorityError {
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 /// Whom to believe.
@@ -155,8 +155,8 @@ impl Authority {
         if secret.len() < SECRET_BYTES {
             return Err(format!("the secret has {} bytes, expected {SECRET_BYTES} or more", secret.len()));
         }
-        let key = DecodingKey::from_secret(secret.as_bytes());
-        self.keys.push(Key { id: None, algorithm: Algorithm::HS256, key });
+        let decoding = DecodingKey::from_secret(secret.as_bytes());
+        self.keys.push(Key { id: None, algorithm: Algorithm::HS256, decoding });
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl Authority {
             validation.set_required_spec_claims(&["exp", "iss", "aud"]);
             validation.validate_nbf = true;
             validation.leeway = LEEWAY;
-            match decode::<Claims>(token, &key.key, &validation) {
+            match decode::<Claims>(token, &key.decoding, &validation) {
                 Ok(decoded) => return Ok(Caller::from(decoded.claims)),
                 Err(error) => problem = format!("the token is not valid: {error}"),
             }
@@ -208,7 +208,7 @@ fn key(jwk: &jsonwebtoken::jwk::Jwk) -> Result<Key, String> {
     };
     let decoding =
         DecodingKey::from_jwk(jwk).map_err(|error| format!("it has a key that can't be used: {error}"))?;
-    Ok(Key { id: jwk.common.key_id.clone(), algorithm, key: decoding })
+    Ok(Key { id: jwk.common.key_id.clone(), algorithm, decoding })
 }
 
 /// A line of the file with admin tokens.

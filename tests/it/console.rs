@@ -81,6 +81,7 @@ async fn a_webhook_is_created_breaks_is_mended_and_its_log_says_what_the_receive
     system.publish(&events(1..6)).await;
     browser.wait_text("#state .badge", "Disabled").await;
     browser.wait_text("#state", "5 calls held").await;
+    browser.wait_text("#state", "The last call: answered 500.").await;
     browser.assert_accessible("disabled").await;
     insta::assert_snapshot!("disabled", stable(&browser.aria("#state").await));
 

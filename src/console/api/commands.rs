@@ -104,8 +104,8 @@ pub async fn resend(
     };
     let request_id = request.request_id.unwrap_or_else(Uuid::new_v4);
     let resend = Resend { what, new_id: request.new_id.unwrap_or_default(), request_id };
-    let resent = console.commands.by(&caller.name).resend(&id, &resend).await?;
-    let result = ResendResult { request_id: resent.request_id, deliveries: resent.deliveries };
+    let done = console.commands.by(&caller.name).resend(&id, &resend).await?;
+    let result = ResendResult { request_id: done.request_id, deliveries: done.deliveries };
     Ok((StatusCode::ACCEPTED, Json(result)))
 }
 

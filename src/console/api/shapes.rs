@@ -26,6 +26,7 @@ impl From<OwnerShape> for Owner {
 }
 
 /// A webhook: its settings without what is secret, and how it fares.
+#[allow(clippy::struct_field_names, reason = "the names are those of the records")]
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Webhook {
     pub webhook_id: String,
@@ -151,6 +152,7 @@ pub struct NewWebhook {
 }
 
 /// What is to be changed; what is not given stays as it is.
+#[allow(clippy::option_option, reason = "null is not the same as nothing")]
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookPatch {
@@ -172,6 +174,7 @@ pub struct WebhookPatch {
 }
 
 /// Null that was given is not the same as nothing.
+#[allow(clippy::option_option, reason = "null is not the same as nothing")]
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u16>>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
 }

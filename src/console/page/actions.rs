@@ -127,9 +127,9 @@ pub async fn resend(State(console): State<Shared>, visited: Visited, Form(sent):
             },
         };
         let resend = Resend { what, new_id: sent.new_id, request_id: Uuid::new_v4() };
-        let resent = console.commands.by(&caller.name).resend(&id, &resend).await?;
-        let calls = if resent.deliveries == 1 { "call is" } else { "calls are" };
-        Ok(format!("{} {calls} being sent again.", resent.deliveries))
+        let begun = console.commands.by(&caller.name).resend(&id, &resend).await?;
+        let calls = if begun.deliveries == 1 { "call is" } else { "calls are" };
+        Ok(format!("{} {calls} being sent again.", begun.deliveries))
     };
     answer(done.await)
 }

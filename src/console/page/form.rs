@@ -31,6 +31,7 @@ const GRANULARITIES: [(&str, &str); 5] = [
 ];
 
 /// The form, filled in.
+#[allow(clippy::struct_excessive_bools, reason = "each decides on a part of the template by itself")]
 #[derive(Default)]
 pub struct SettingsForm {
     pub action: String,

@@ -144,6 +144,7 @@ fn explained(view: &WebhookView, rule: &WindowRule) -> Vec<Line> {
             let failures =
                 format!(": {} of {TOLERATED} failures in a row that are tolerated.", view.failures);
             lines.push(line("Failing since", view.since.as_deref(), failures));
+            lines.extend(failed.map(|failed| line(failed, None, "")));
             lines.push(line(
                 "The next try is at",
                 view.next_attempt_at.as_deref(),
