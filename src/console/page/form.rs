@@ -80,7 +80,7 @@ impl SettingsForm {
             granularity: view.granularity.as_str().to_owned(),
             success: view.success.as_str().to_owned(),
             max_per_second: view.max_per_second.map(|most| most.to_string()).unwrap_or_default(),
-            headers: view.headers.keys().map(|name| format!("{name}: {MASK}\n")).collect(),
+            headers: view.headers.keys().flat_map(|name| [name, ": ", MASK, "\n"]).collect(),
             has_headers: !view.headers.is_empty(),
             ..Self::default()
         }

@@ -80,10 +80,12 @@ impl FromRequestParts<Shared> for Visited {
         let path = axum::extract::Path::<String>::from_request_parts(parts, console).await;
         let id = path.ok().and_then(|path| WebhookId::parse(&path).ok());
         let is_part = parts.headers.contains_key("hx-request");
-        let gone = || match is_part {
-            // The page is open: it is told, and stays.
-            true => said("warn", "This webhook was deleted."),
-            false => failed(&Problem::missing("This webhook does not exist, or was deleted.")),
+        let gone = || {
+            if is_part {
+                // The page is open: it is told, and stays.
+                return said("warn", "This webhook was deleted.");
+            }
+            failed(&Problem::missing("This webhook does not exist, or was deleted."))
         };
         let id = id.ok_or_else(gone)?;
         let workspace = console.commands.owner_workspace(&id).await.map_err(|error| failed(&error.into()))?;

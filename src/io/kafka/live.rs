@@ -92,7 +92,7 @@ fn assign(
 ) -> Result<(), KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), REQUEST_WAIT)?;
     let mut list = TopicPartitionList::new();
-    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+    for partition in metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions) {
         if known.insert((topic.to_owned(), partition.id())) {
             list.add_partition_offset(topic, partition.id(), Offset::End)?;
         }

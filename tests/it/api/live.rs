@@ -47,7 +47,7 @@ async fn attempts_and_changes_are_told_to_those_whose_they_are() {
     let text = wait_for(&console, &token("other", "viewer"), "wh-other", async || {
         system.publish(&events(1..2)).await;
         let other = crate::support::webhook("wh-other", "other", "http://127.0.0.1:9/", json!({}));
-        system.settings(&[other.clone()]).await;
+        system.settings(std::slice::from_ref(&other)).await;
         crate::support::wait_until("it to be known", LIMIT, async || {
             console
                 .call("GET", "/api/v1/webhooks/wh-other", &token("other", "viewer"), &json!(null))

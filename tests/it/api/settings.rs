@@ -8,9 +8,9 @@ use crate::support::{ADMIN, Console, LIMIT, claims, ok, receiver, signed, status
 
 /// Waits until the change log says so much, oldest first: what, who, which fields.
 async fn changes(console: &Console, count: usize) -> Vec<(String, String, Vec<String>)> {
-    let mut found = Vec::new();
+    let mut found: Vec<Value> = Vec::new();
     wait_until(&format!("{count} changes"), LIMIT, async || {
-        found = console.get("/api/v1/changes").await.as_array().expect("it is a list").clone();
+        found.clone_from(console.get("/api/v1/changes").await.as_array().expect("it is a list"));
         found.len() >= count
     })
     .await;
@@ -40,8 +40,8 @@ async fn a_webhook_is_created_changed_and_deleted_and_the_change_log_says_by_who
     assert_eq!((&webhook["owner"]["email"], &webhook["version"]), (&json!("amnon@acme.example"), &json!(1)));
 
     // What is in Kafka is sealed, and what was shown masked comes back without harm.
-    let patch = json!({"version": 1, "label": "Renamed", "url": webhook["url"], "max_per_second": 25, "headers": {"x-team": "a"}});
-    let changed = call("PATCH", &path, patch.clone()).await;
+    let edit = json!({"version": 1, "label": "Renamed", "url": webhook["url"], "max_per_second": 25, "headers": {"x-team": "a"}});
+    let changed = call("PATCH", &path, edit.clone()).await;
     assert_eq!(changed.status, 200, "{}", changed.text());
     let record = system.records("webhook-settings").await.pop().expect("there are some");
     assert!(!record.text().contains("Bearer s3cret"), "{}", record.text());
@@ -53,7 +53,7 @@ async fn a_webhook_is_created_changed_and_deleted_and_the_change_log_says_by_who
     assert!(opened.headers.iter().any(|(name, value)| name == "authorization" && value == "Bearer s3cret"));
 
     // Whoever has seen the former version is told.
-    let second = call("PATCH", &path, patch).await;
+    let second = call("PATCH", &path, edit).await;
     assert_eq!((second.status, &second.json()["title"]), (409, &json!("Changed meanwhile")));
     assert!(second.text().contains("`ann@acme.example`"), "{}", second.text());
 

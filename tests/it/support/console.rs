@@ -92,7 +92,7 @@ impl System {
             path.to_string_lossy().into_owned()
         };
         let hash = sha2::Sha256::digest(ADMIN.as_bytes());
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         let mut launch = self
             .launch("serve")
             .env("BUNDLEHOOK_CONSOLE_ADDR", port.addr().to_string())
