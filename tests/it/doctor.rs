@@ -66,7 +66,14 @@ async fn topics(kafka: &Kafka, prefix: &str) {
     for topic in ["message-events", "bundles", "waiting-deliveries", "delivery-attempts", "dead-letters"] {
         kafka.wait_for_leaders(&format!("{prefix}{topic}"), 2).await;
     }
-    for topic in ["webhook-settings", "webhook-states", "webhook-health", "webhook-events", "notifications"] {
+    for topic in [
+        "webhook-settings",
+        "webhook-states",
+        "webhook-health",
+        "webhook-changes",
+        "webhook-events",
+        "notifications",
+    ] {
         kafka.wait_for_leaders(&format!("{prefix}{topic}"), 1).await;
     }
 }

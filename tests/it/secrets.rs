@@ -11,7 +11,7 @@ use crate::support::{Answer, Finished, System, answer, event, process, receiver,
 const SECRET: &str = "whsec_Y2FuYXJ5LXNlY3JldC1jYW5hcnktc2VjcmV0";
 const HEADER: &str = "canary-header-0123456789";
 const QUERY: &str = "canary-query-0123456789";
-const TOPICS: [&str; 10] = [
+const TOPICS: [&str; 11] = [
     "message-events",
     "webhook-settings",
     "webhook-states",
@@ -19,6 +19,7 @@ const TOPICS: [&str; 10] = [
     "bundles",
     "waiting-deliveries",
     "delivery-attempts",
+    "webhook-changes",
     "webhook-events",
     "notifications",
     "dead-letters",

@@ -11,7 +11,7 @@ use crate::support::{self, Finished, Kafka, LIMIT, Launch, Record};
 const EVENTS: &str = include_str!("../examples/events.jsonl");
 
 /// All topics, without prefix.
-const TOPICS: [&str; 11] = [
+const TOPICS: [&str; 12] = [
     "message-events",
     "webhook-settings",
     "webhook-states",
@@ -20,6 +20,7 @@ const TOPICS: [&str; 11] = [
     "bundles",
     "waiting-deliveries",
     "delivery-attempts",
+    "webhook-changes",
     "webhook-events",
     "notifications",
     "dead-letters",

@@ -40,7 +40,14 @@ fn topics_are_created_by_the_architecture() {
         created.iter().filter(|(_, topic)| topic.partitions == 1).map(|(name, _)| name).collect();
     assert_eq!(
         partitions,
-        ["notifications", "webhook-events", "webhook-health", "webhook-settings", "webhook-states"]
+        [
+            "notifications",
+            "webhook-changes",
+            "webhook-events",
+            "webhook-health",
+            "webhook-settings",
+            "webhook-states"
+        ]
     );
     let value = |topic: &str, name: &str| created[topic].settings[name].clone();
     assert_eq!(value("message-events", "retention.ms"), (3 * DAY).to_string());
