@@ -101,7 +101,7 @@ async fn a_check_creates_nothing() {
                 .all(|(_, partitions, state)| (&**partitions, &**state) == ("-", "missing"))
         );
         assert!(checked.stdout.contains("\n  bundlehook topics\n"), "{}", checked.stdout);
-        assert!(checked.stderr.contains("11 topics are missing"), "{}", checked.stderr);
+        assert!(checked.stderr.contains("12 topics are missing"), "{}", checked.stderr);
     }
 }
 

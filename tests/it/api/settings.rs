@@ -172,8 +172,11 @@ async fn where_settings_are_written_upstream_the_api_only_enables_tests_and_send
     let tested = call("POST", "/api/v1/webhooks/wh/test", json!({})).await.json();
     assert_eq!(tested["attempt"]["outcome"], "delivered", "{tested}");
     let log = console.get("/api/v1/webhooks/wh/log?count=100").await;
-    let delivered =
-        log.as_array().expect("it is a list").iter().find(|attempt| attempt["settled"] == "delivered");
+    let delivered = log
+        .as_array()
+        .expect("it is a list")
+        .iter()
+        .find(|attempt| attempt["settled"] == "delivered" && attempt["kind"] == "bundle");
     let delivery = delivered.expect("something was delivered")["bundle"]["bundle_id"].clone();
     let before = failing.requests().len();
     let resent = call("POST", "/api/v1/webhooks/wh/resend", json!({"delivery": delivery})).await;
