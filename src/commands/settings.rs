@@ -56,7 +56,16 @@ impl Commands {
             None => Some(None),
             Some(value) => settings::decode(value).ok().map(|webhook| Some((webhook, value.clone()))),
         });
-        let found = in_force.flatten().zip(records.pop());
+        let in_force = match in_force {
+            // None of them can be used, and compaction took the ones before them: `webhook-states` has what is in force.
+            None if !records.is_empty() => {
+                let webhook = Webhook::clone(&self.current(id).await?.webhook);
+                let record = settings::encode(&webhook).to_string().into_bytes();
+                Some((webhook, record))
+            }
+            found => found.flatten(),
+        };
+        let found = in_force.zip(records.pop());
         let ((webhook, record), latest) = found.ok_or_else(|| CommandError::unknown(id))?;
         if let Some(expected) = version.filter(|expected| *expected != webhook.version) {
             let by = said_by(&webhook);

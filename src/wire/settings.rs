@@ -6,9 +6,9 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{
@@ -63,6 +63,33 @@ pub fn switched(record: &[u8], enabled: bool, version: u64, at: Millis, by: &str
     settings.insert("updated_at".to_owned(), body_timestamp(at.to_utc()).into());
     settings.insert("updated_by".to_owned(), by.into());
     serde_json::to_vec(&settings).ok()
+}
+
+/// Settings as a record that [`decode`] reads back, secrets as they stand.
+#[must_use]
+pub fn encode(webhook: &Webhook) -> Value {
+    let headers = webhook.headers.iter().map(|(name, value)| (name.as_str(), text_of(value)));
+    json!({
+        "webhook_id": webhook.webhook_id,
+        "workspace_id": webhook.workspace_id,
+        "label": webhook.label,
+        "url": webhook.url.as_str(),
+        "enabled": webhook.enabled,
+        "granularity": webhook.granularity.as_str(),
+        "success": webhook.success,
+        "max_per_second": webhook.max_per_second,
+        "secrets": webhook.secrets.iter().map(ExposeSecret::expose_secret).collect::<Vec<_>>(),
+        "headers": headers.collect::<BTreeMap<_, _>>(),
+        "owner": webhook.owner,
+        "version": webhook.version,
+        "updated_at": webhook.updated_at,
+        "updated_by": webhook.updated_by,
+    })
+}
+
+/// The value of a header that was made from a text.
+fn text_of(value: &HeaderValue) -> &str {
+    std::str::from_utf8(value.as_bytes()).expect("it was made from a text")
 }
 
 /// A value that never shows in an error.
@@ -203,9 +230,6 @@ fn check_sealed(field: &str, text: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-    use serde_json::json;
-
     use super::*;
 
     fn with(field: &str, value: Value) -> Result<Webhook, String> {
@@ -278,6 +302,28 @@ mod tests {
         }
         left["version"] = 3.into();
         assert_eq!(left, record);
+    }
+
+    #[test]
+    fn what_is_encoded_reads_back() {
+        let rich = json!({
+            "webhook_id": "wh-1", "workspace_id": "ws", "url": "https://h.example/a?b=ü", "label": "l", "enabled": false,
+            "granularity": "6h", "success": "2xx", "max_per_second": 25, "headers": {"X-Ü".replace('Ü', "u"): "grün"},
+            "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "owner": {"full_name": "A", "email": "a@x.example"},
+            "version": 3, "updated_at": "2021-02-24T16:00:00+0000", "updated_by": "a@x.example",
+        });
+        let plain = json!({
+            "webhook_id": "wh-1", "workspace_id": "ws", "url": "https://h.example/",
+            "owner": {"full_name": "A", "email": "a@x.example"},
+        });
+        for settings in [rich, plain] {
+            let webhook = decode(settings.to_string().as_bytes()).unwrap();
+            let encoded = encode(&webhook);
+            let mut read = decode(encoded.to_string().as_bytes()).unwrap();
+            read.fingerprint = webhook.fingerprint;
+            assert_eq!(format!("{read:?}"), format!("{webhook:?}"));
+            assert_eq!(encode(&read), encoded, "what is secret, too");
+        }
     }
 
     #[test]

@@ -1,10 +1,5 @@
 //! Kafka in trouble: the roles wait and go on; what can't heal ends the process, so that its supervisor starts it anew.
 
-use rdkafka::{
-    ClientConfig,
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
-    client::DefaultClientContext,
-};
 use serde_json::json;
 
 use crate::support::{Kafka, LIMIT, Load, Role, event, ok, receiver, system, webhook};
@@ -56,14 +51,8 @@ async fn a_fatal_error_of_consumer_or_producer_ends_the_process_with_its_cause()
     assert!(said.contains("the consumer of aggregate can't go on"), "{said}");
     second.wait_claimed(1).await;
 
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", system.kafka.servers())
-        .create()
-        .expect("an admin client needs no network");
     let topic = system.topic("bundles");
-    let limit = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "2000");
-    let options = AdminOptions::new().request_timeout(Some(LIMIT));
-    admin.alter_configs([&limit], &options).await.expect("the broker answers");
+    system.kafka.configure_topic(&topic, &[("max.message.bytes", "2000")]).await;
     let mut large = event("ws", "c", "large");
     large["message"]["text"] = (0..5_000).map(|n| n.to_string()).collect::<String>().into();
     system.publish(&[large]).await;

@@ -6,12 +6,9 @@ use bundlehook::io::clock;
 use serde_json::json;
 
 use crate::support::{
-    Answer, LIMIT, Request, System, answer, event, hang, members, message_ids, ok, receiver, status, system,
-    wait_until, webhook,
+    Answer, LIMIT, Request, SESSION, System, answer, event, hang, members, message_ids, ok, receiver, status,
+    system, wait_until, webhook,
 };
-
-/// A dead member of a group is noticed after so long.
-const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
 
 fn sorted_ids(requests: &[Request]) -> Vec<String> {
     let mut ids: Vec<String> = requests.iter().flat_map(message_ids).collect();

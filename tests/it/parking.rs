@@ -8,12 +8,10 @@ use bundlehook::wire::waiting::WaitingDelivery;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, LIMIT, Outgoing, Receiver, Record, Request, System, answer, committed, event, message_ids, ok,
-    receiver, refuse, status, system, wait_until, webhook,
+    Answer, LIMIT, Outgoing, Receiver, Record, Request, SESSION, System, answer, committed, event,
+    message_ids, ok, receiver, refuse, status, system, wait_until, webhook,
 };
 
-/// A dead member of a group is noticed after so long.
-const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
 const CHATS: usize = 40;
 const PARKED: &str = "bundlehook_deliveries_parked{";
 

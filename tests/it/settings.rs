@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{event, message_ids, ok, receiver, status, system, webhook};
+use crate::support::{LIMIT, SESSION, event, message_ids, ok, receiver, status, system, wait_until, webhook};
 
 #[tokio::test]
 async fn a_new_granularity_counts_after_five_seconds_and_open_windows_close_on_their_own_schedule() {
@@ -67,4 +67,45 @@ async fn what_the_owner_disables_or_deletes_drops_its_open_windows_and_waiting_d
         system.deliver.sum("bundlehook_bundles_settled_total{result=\"delivered\"}").await.to_string(),
         "0"
     );
+}
+
+#[tokio::test]
+async fn what_is_in_force_outlives_the_compaction_of_its_record_where_the_latest_cannot_be_used() {
+    let receiver = receiver(ok());
+    let settings = |id: &str, url: &str| webhook(id, "ws", url, json!({"headers": {"x-key": "kept"}}));
+    let setup = system(2_000).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(mut system) = setup.start(&[settings("wh", &receiver.url("/"))]).await else { return };
+    system.settings(&[settings("wh", "ftp://hooks.example/")]).await;
+    system
+        .wait_records("webhook-states", |records| records.iter().any(|record| record.key() == "wh/in_force"))
+        .await;
+    let topic = system.topic("webhook-settings");
+    let compacting = [
+        ("cleanup.policy", "compact"),
+        ("message.timestamp.type", "LogAppendTime"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("segment.ms", "100"),
+    ];
+    system.kafka.configure_topic(&topic, &compacting).await;
+    // The segment that is written to is never compacted.
+    system.settings(&[webhook("other", "ws-other", &receiver.url("/other"), json!({}))]).await;
+    wait_until("the usable settings to be compacted away", LIMIT, async || {
+        system.records("webhook-settings").await.iter().filter(|record| record.key() == "wh").count() == 1
+    })
+    .await;
+
+    for role in ["aggregate", "deliver"] {
+        let running = if role == "aggregate" { &mut system.aggregate } else { &mut system.deliver };
+        running.process.sigkill();
+        running.process.wait_exit(LIMIT).await;
+        system.restart(role).await;
+    }
+    system.publish(&[event("ws", "c", "m")]).await;
+
+    let posts = receiver.wait_for(|requests| !requests.is_empty(), "the message").await;
+    assert_eq!((message_ids(&posts[0]), posts[0].header("x-key")), (vec!["m".to_owned()], Some("kept")));
+    let disabled = system.webhook(&["disable", "wh"]).await;
+    assert!(disabled.status.success(), "an edit is based on what is in force: {disabled:?}");
+    let record = system.records("webhook-settings").await.pop().expect("it was just published").json();
+    assert_eq!((&record["enabled"], &record["url"]), (&json!(false), &json!(receiver.url("/"))));
 }

@@ -163,12 +163,18 @@ impl Reader {
                 debug!(webhook = %webhook.webhook_id, offset = place.offset, "settings read");
                 directory.change(place, &webhook.webhook_id.clone(), Some(webhook));
             }
-            Err(poison) => self.refuse(message, poison),
+            Err(poison) => {
+                let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+                if let Some(id) = key.and_then(|key| WebhookId::parse(key).ok()) {
+                    directory.refuse(place, &id);
+                }
+                self.report(message, poison);
+            }
         }
     }
 
-    /// The former settings stay in force. What was refused before this process started was reported then.
-    fn refuse(&self, message: &BorrowedMessage<'_>, poison: Poison) {
+    /// What was refused before this process started was reported then.
+    fn report(&self, message: &BorrowedMessage<'_>, poison: Poison) {
         warn!(offset = message.offset(), %poison, "settings that can't be used");
         if self.following.is_live() {
             let unusable = Unusable {

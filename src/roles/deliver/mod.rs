@@ -1,10 +1,10 @@
 //! The role `deliver`: `bundles` to the customers' URLs.
 
-mod activations;
 mod attempt;
 mod bodies;
 mod chats;
 mod drain;
+mod keeping;
 mod lane;
 mod parker;
 mod parking;
@@ -120,7 +120,7 @@ pub async fn start(
         from,
         requests,
     });
-    tokio::spawn(activations::keep(process.clone()));
+    tokio::spawn(keeping::keep(process.clone()));
     let spawn = Box::new(move |feed| {
         let deliver = deliver.clone();
         Box::pin(async move { partition::work(deliver, feed).await }) as _

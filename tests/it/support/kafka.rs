@@ -9,7 +9,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -173,6 +175,24 @@ impl Kafka {
         let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
         answer.unwrap_or_else(|(_, error)| panic!("failed to grow topic `{name}`: {error}"));
         wait_for_leaders(&self.servers, name, partitions as i32).await;
+    }
+
+    /// Gives a topic these settings, and for all others the broker's.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses.
+    pub async fn configure_topic(&self, name: &str, config: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> =
+            client(&self.servers).create().expect("an admin client needs no network");
+        let options = AdminOptions::new().request_timeout(Some(LIMIT));
+        let mut wanted = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (key, value) in config {
+            wanted = wanted.set(key, value);
+        }
+        let answers = admin.alter_configs([&wanted], &options).await;
+        let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
+        answer.unwrap_or_else(|(_, error)| panic!("failed to configure topic `{name}`: {error}"));
     }
 
     /// Deletes the records of a partition below an offset.

@@ -33,6 +33,9 @@ pub struct Setup {
     redis: Option<Redis>,
 }
 
+/// For `BUNDLEHOOK_KAFKA_PROPERTIES`: a dead member of a group is noticed after 1.5 s.
+pub const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
+
 /// A system with an hour of so many milliseconds, a grace of 200 ms, no limit of age and one partition.
 pub fn system(hour: u64) -> Setup {
     let setup = Setup { hour, partitions: 1, env: Vec::new(), kafka: None, redis: None };
