@@ -320,11 +320,12 @@ async fn a_rebuild_sends_nothing_of_a_window_that_was_closed_before() {
     let Some(system) = setup.start(&[settings]).await else { return };
     let phase = || clock::now().0.rem_euclid(4_000);
     wait_until("the end of a window to come near", LIMIT, async || (3_000..3_700).contains(&phase())).await;
-    let in_former = clock::now().to_rfc3339();
-    system.publish(&[event("ws", "a", "000")]).await;
+    let first = event("ws", "a", "000");
+    let in_former = first["message"]["timestamp"].clone();
+    system.publish(&[first]).await;
     wait_until("the next window to begin", LIMIT, async || phase() < 1_000).await;
     let mut late = event("ws", "a", "002");
-    late["message"]["timestamp"] = in_former.into();
+    late["message"]["timestamp"] = in_former;
     system.publish(&[event("ws", "b", "001"), late]).await;
     receiver.wait_for(|requests| requests.len() == 1, "the former window").await;
     system.wait_committed_offset("aggregate", "message-events", 1).await;

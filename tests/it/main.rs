@@ -15,6 +15,7 @@ mod log;
 mod messages;
 mod operations;
 mod oracle;
+mod outages;
 mod parking;
 mod partitions;
 mod queue;
