@@ -4,8 +4,8 @@ pub mod aggregate;
 mod checks;
 pub mod deliver;
 pub mod dev;
-pub mod follow;
 pub mod process;
+pub mod reflecting;
 
 use std::{sync::atomic::Ordering, time::Duration};
 

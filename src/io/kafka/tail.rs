@@ -62,7 +62,6 @@ impl SettingsTail {
     ) -> Result<Self, KafkaError> {
         let follow = Follow {
             settings,
-            group: topics.group("tail"),
             topics: vec![topics.webhook_settings.clone(), topics.webhook_states.clone()],
             what: "log of settings",
             embedded,

@@ -63,14 +63,14 @@ impl HandOver {
 }
 
 /// What is followed.
-pub struct Following {
+pub struct Reflecting {
     pub process: Process,
     pub topic: String,
     pub source: ViewSource,
     pub read: ReadItems,
 }
 
-impl Following {
+impl Reflecting {
     /// A follower and the way to hand records over to it.
     #[must_use]
     pub fn begin(self) -> (HandOver, Follower) {
@@ -92,7 +92,7 @@ impl Following {
 
 /// See the module.
 pub struct Follower {
-    following: Following,
+    following: Reflecting,
     views: Arc<ViewStore>,
     records: mpsc::Receiver<(i64, Items)>,
     missed: Arc<AtomicBool>,
@@ -216,7 +216,7 @@ impl Follower {
 
     /// Reads the topic from where the views are to its end.
     async fn catch_up(&mut self) -> Result<(), Trouble> {
-        let Following { process, topic, source, read } = &self.following;
+        let Reflecting { process, topic, source, read } = &self.following;
         let (sender, mut records) = mpsc::channel(2 * BATCH);
         let (partition, read, begun) = (source.partition, *read, self.progress.reflects);
         let take = move |record: &Replayed<'_>| {
