@@ -65,6 +65,35 @@ pub fn switched(record: &[u8], enabled: bool, version: u64, at: Millis, by: &str
     serde_json::to_vec(&settings).ok()
 }
 
+/// What is shown in place of a secret.
+const MASK: &str = "***";
+
+/// A record that can't be used, for people who are not to see its secrets: whatever stands in `secrets` and `headers`
+/// and is not sealed is masked, and so are signing secrets elsewhere. What is no JSON object is masked whole.
+#[must_use]
+pub fn masked(record: &[u8]) -> Vec<u8> {
+    let Ok(mut settings) = serde_json::from_slice::<serde_json::Map<String, Value>>(record) else {
+        return MASK.into();
+    };
+    for (field, value) in &mut settings {
+        let is_secret = ["secrets", "headers"].iter().any(|name| field.eq_ignore_ascii_case(name));
+        mask(value, is_secret);
+    }
+    Value::Object(settings).to_string().into_bytes()
+}
+
+/// Masks what is not sealed of a field that holds secrets, and signing secrets of any field.
+fn mask(value: &mut Value, is_secret: bool) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, is_secret)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| mask(value, is_secret)),
+        Value::String(text) if is_well_formed(text) => {}
+        Value::String(text) if is_secret || text.contains("whsec_") => MASK.clone_into(text),
+        Value::Number(_) if is_secret => *value = MASK.into(),
+        _ => {}
+    }
+}
+
 /// A value that never shows in an error.
 #[derive(Deserialize)]
 #[serde(transparent)]
@@ -278,6 +307,23 @@ mod tests {
         }
         left["version"] = 3.into();
         assert_eq!(left, record);
+    }
+
+    #[test]
+    fn secrets_in_the_clear_are_masked_wherever_they_stand() {
+        let sealed = format!("sealed:v1:k1:{}", "A".repeat(40));
+        for (settings, expected) in [
+            (json!({"secrets": ["t0p", &sealed], "url": "u"}), json!({"secrets": ["***", &sealed], "url": "u"})),
+            (json!({"secrets": "t0p", "x": ["whsec_t0p"]}), json!({"secrets": "***", "x": ["***"]})),
+            (json!({"Headers": {"a": "t0p", "b": [1]}}), json!({"Headers": {"a": "***", "b": ["***"]}})),
+            (json!({"headers": ["sealed:v1:t0p"]}), json!({"headers": ["***"]})),
+        ] {
+            let masked = masked(settings.to_string().as_bytes());
+            assert_eq!(serde_json::from_slice::<Value>(&masked).unwrap(), expected);
+        }
+        for text in ["", "[]", "{\"secrets\": [\"t0p\"", "\u{feff}{\"secrets\": \"t0p\"}"] {
+            assert_eq!(masked(text.as_bytes()), b"***");
+        }
     }
 
     #[test]

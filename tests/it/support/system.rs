@@ -274,6 +274,11 @@ impl System {
         .await;
     }
 
+    /// Sets a variable of the processes that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts a role anew, after it was ended, and waits until it has claimed all partitions.
     pub async fn restart(&mut self, role: &'static str) {
         let started = Role::start(role, &self.env);
