@@ -313,7 +313,10 @@ mod tests {
     fn secrets_in_the_clear_are_masked_wherever_they_stand() {
         let sealed = format!("sealed:v1:k1:{}", "A".repeat(40));
         for (settings, expected) in [
-            (json!({"secrets": ["t0p", &sealed], "url": "u"}), json!({"secrets": ["***", &sealed], "url": "u"})),
+            (
+                json!({"secrets": ["t0p", &sealed], "url": "u"}),
+                json!({"secrets": ["***", &sealed], "url": "u"}),
+            ),
             (json!({"secrets": "t0p", "x": ["whsec_t0p"]}), json!({"secrets": "***", "x": ["***"]})),
             (json!({"Headers": {"a": "t0p", "b": [1]}}), json!({"Headers": {"a": "***", "b": ["***"]}})),
             (json!({"headers": ["sealed:v1:t0p"]}), json!({"headers": ["***"]})),

@@ -31,9 +31,7 @@ async fn attempts(system: &System, webhooks: usize) -> HashMap<String, Vec<Value
 }
 
 fn setup() -> Setup {
-    system(3_000)
-        .env("BUNDLEHOOK_REQUEST_TIMEOUT", "3s")
-        .env("BUNDLEHOOK_RETRY_SCHEDULE", "1h")
+    system(3_000).env("BUNDLEHOOK_REQUEST_TIMEOUT", "3s").env("BUNDLEHOOK_RETRY_SCHEDULE", "1h")
 }
 
 #[tokio::test]

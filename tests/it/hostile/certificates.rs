@@ -114,9 +114,12 @@ pub const TLS: &[Row] = &[
     row("floods-empty-records", "tls", PLAIN, || vec![Step::Flood(handshake(&[]).repeat(1_000))]),
     row("floods-cipher-changes", "tls", PLAIN, || vec![Step::Flood([20, 3, 3, 0, 1, 1].repeat(1_000))]),
     row("floods-warnings", "tls", PLAIN, || vec![Step::Flood([21, 3, 3, 0, 2, 1, 90].repeat(1_000))]),
-    row("floods-tickets", "protocol", |authority, name| Some(authority.tickets(name)), || {
-        vec![Step::Read, Step::Hang]
-    }),
+    row(
+        "floods-tickets",
+        "protocol",
+        |authority, name| Some(authority.tickets(name)),
+        || vec![Step::Read, Step::Hang],
+    ),
     row(
         "continues",
         "protocol",
