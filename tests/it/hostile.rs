@@ -102,6 +102,21 @@ async fn a_response_that_nobody_asked_for_is_no_answer_to_the_next_request() {
 }
 
 #[tokio::test]
+async fn a_connection_is_kept_for_the_next_request() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let endpoint = hostile(vec![Step::Read, Step::Send(answer.to_vec()), Step::Again], None);
+    let url = format!("http://{}/", endpoint.addr());
+    let Some(system) = setup().start(&[webhook("wh", "ws", &url, json!({}))]).await else { return };
+
+    for n in 0..5 {
+        system.publish(&[event("ws", "c", &n.to_string())]).await;
+        system.wait_records("delivery-attempts", |records| records.len() > n).await;
+    }
+
+    assert_eq!(endpoint.connections(), 1);
+}
+
+#[tokio::test]
 async fn tls_is_checked_and_failures_are_classified() {
     let authority = Authority::new();
     let mut bundle = tempfile::NamedTempFile::new().expect("there is room for a file");

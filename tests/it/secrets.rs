@@ -11,11 +11,12 @@ use crate::support::{Answer, Finished, System, answer, event, process, receiver,
 const SECRET: &str = "whsec_Y2FuYXJ5LXNlY3JldC1jYW5hcnktc2VjcmV0";
 const HEADER: &str = "canary-header-0123456789";
 const QUERY: &str = "canary-query-0123456789";
-const TOPICS: [&str; 10] = [
+const TOPICS: [&str; 11] = [
     "message-events",
     "webhook-settings",
     "webhook-states",
     "webhook-health",
+    "message-skips",
     "bundles",
     "waiting-deliveries",
     "delivery-attempts",
@@ -87,6 +88,18 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
         ("aggregate's metrics", system.aggregate.process.metrics().await),
         ("deliver's metrics", system.deliver.process.metrics().await),
     ];
+    for args in [
+        &["webhook", "log", "wh", "--json"][..],
+        &["webhook", "log", "wh"],
+        &["webhook", "show", "wh", "--json"],
+        &["webhook", "list"],
+        &["inspect", "--json"],
+        &["doctor"],
+    ] {
+        let finished = tool(&system, args, "true").await;
+        assert!(!finished.stdout.is_empty(), "{args:?}: {finished:?}");
+        written.push((args[0], format!("{finished:?}")));
+    }
     for topic in TOPICS {
         let records = system.records(topic).await;
         let text = |bytes: &Option<Vec<u8>>| {
