@@ -9,6 +9,7 @@ mod crashes;
 mod dead_letters;
 mod delivery;
 mod doctor;
+mod failpoints;
 mod failures;
 mod hostile;
 mod log;

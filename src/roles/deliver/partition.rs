@@ -36,6 +36,7 @@ use crate::{
         bundle::BundleHead,
         parked::{Parked, Reason},
     },
+    ops::failpoint,
     wire::{
         PoisonReason,
         bundle::{self, BundleError},
@@ -419,6 +420,7 @@ impl Worker {
             return Ok(true);
         }
         let began = Instant::now();
+        failpoint::reach("deliver.committing");
         let result = feed.commit(offset, text.clone()).await;
         let cause = match &result {
             Ok(()) => {

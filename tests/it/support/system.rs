@@ -311,6 +311,12 @@ impl System {
         started
     }
 
+    /// Starts another process of a role, with one more variable, and does not wait for it.
+    pub fn start_with(&self, role: &'static str, name: &str, value: &str) -> Role {
+        let more = [(name.to_owned(), value.to_owned())];
+        Role::start(role, &[self.env.as_slice(), &more].concat())
+    }
+
     /// The logs of webhooks, read as whoever shows them reads them.
     pub async fn attempt_log(&self) -> AttemptLog {
         let servers = self.redis.url().parse().expect("the rig makes URLs");
