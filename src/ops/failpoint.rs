@@ -1,8 +1,8 @@
-//! Moments at which a test may end the process, as `kill -9` does. Nothing of it is in a build without the feature
-//! `failpoints`.
+//! Moments at which a test may end the process, as `kill -9` does, or let it stand still. Nothing of it is in a build
+//! without the feature `failpoints`.
 
 /// The process dies here, without another step, if the variable `BUNDLEHOOK_FAILPOINT` names this point: `NAME`, or
-/// `NAME:N` for the N-th time that it gets here.
+/// `NAME:N` for the N-th time that it gets here. With `NAME:N:stop` it stands still until somebody lets it go on.
 #[cfg(feature = "failpoints")]
 pub fn reach(point: &str) {
     use std::sync::{
@@ -12,18 +12,27 @@ pub fn reach(point: &str) {
 
     use nix::{sys::signal, unistd::Pid};
 
-    static CHOSEN: LazyLock<Option<(String, usize)>> = LazyLock::new(|| {
+    struct Chosen {
+        name: String,
+        count: usize,
+        signal: signal::Signal,
+    }
+
+    static CHOSEN: LazyLock<Option<Chosen>> = LazyLock::new(|| {
         let chosen = std::env::var("BUNDLEHOOK_FAILPOINT").ok()?;
-        let (name, count) = chosen.split_once(':').unwrap_or((&chosen, "1"));
-        Some((name.to_owned(), count.parse().expect("only tests set it, and name a number")))
+        let mut parts = chosen.split(':');
+        let name = parts.next()?.to_owned();
+        let count = parts.next().unwrap_or("1").parse().expect("only tests set it, and name a number");
+        let signal = if parts.next() == Some("stop") { signal::SIGSTOP } else { signal::SIGKILL };
+        Some(Chosen { name, count, signal })
     });
     static REACHED: AtomicUsize = AtomicUsize::new(0);
 
-    if let Some((name, count)) = CHOSEN.as_ref()
+    if let Some(Chosen { name, count, signal }) = CHOSEN.as_ref()
         && name == point
         && REACHED.fetch_add(1, Ordering::Relaxed) + 1 == *count
     {
-        let _ = signal::kill(Pid::this(), signal::SIGKILL);
+        let _ = signal::kill(Pid::this(), *signal);
     }
 }
 

@@ -27,6 +27,7 @@ mod settings;
 mod signatures;
 mod skips;
 mod stalls;
+mod standstills;
 mod tools;
 mod topologies;
 mod trouble;
