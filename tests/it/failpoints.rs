@@ -19,17 +19,12 @@ async fn assert_died(role: &Role, point: &str) {
     assert_eq!(ended.signal(), Some(SIGKILL), "`{point}`: {}", role.process.stderr());
 }
 
-/// Starts a role that is to die at the first point; each time it has, it is started again, to die at the next. The
-/// last one goes on, and is returned.
-async fn die_at(
-    system: &System,
-    role: &'static str,
-    points: &[&str],
-    meanwhile: impl AsyncFn(usize),
-) -> Role {
+/// Starts a role that is to die at the first point; each time it has, it is started again, to die at the next; `before`
+/// each start something is done. The last one goes on, and is returned.
+async fn die_at(system: &System, role: &'static str, points: &[&str], before: impl AsyncFn(usize)) -> Role {
     for (n, point) in points.iter().enumerate() {
+        before(n).await;
         let dying = system.start_with(role, FAILPOINT, point);
-        meanwhile(n).await;
         assert_died(&dying, point).await;
     }
     let last = system.start_with(role, FAILPOINT, "");
@@ -148,12 +143,12 @@ async fn wherever_deliver_dies_while_it_parks_and_pulls_nothing_is_lost() {
     let mut last = None;
     let count = load
         .run(&system, async {
-            let meanwhile = async |n: usize| match n {
+            let before = async |n: usize| match n {
                 0 => load.leave().await,
                 3 => load.come_back().await,
                 _ => {}
             };
-            last = Some(die_at(&system, "deliver", &points, meanwhile).await);
+            last = Some(die_at(&system, "deliver", &points, before).await);
             load.wait_more(50).await;
         })
         .await;
@@ -161,6 +156,49 @@ async fn wherever_deliver_dies_while_it_parks_and_pulls_nothing_is_lost() {
     system.deliver = last.expect("it was started");
     system.wait_done().await;
     load.assert_all(count, points.len() * Load::IN_FLIGHT);
+}
+
+/// Redis has forgotten everything each time, so each claim begins to build it up anew, and none but the last gets through.
+#[tokio::test]
+async fn claims_that_break_off_while_redis_forgets_lose_nothing_and_repeat_nothing() {
+    let load = Load::new();
+    let setup =
+        system(2_000).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION).env("BUNDLEHOOK_RETRY_SCHEDULE", "2s");
+    let Some(mut system) = setup.start(&load.webhooks()).await else { return };
+    let aggregate = [
+        "aggregate.token-set",
+        "aggregate.claiming",
+        "aggregate.claim-committed",
+        "aggregate.state-taken",
+        "aggregate.polled",
+        "aggregate.applied",
+    ];
+    let deliver = [
+        "deliver.token-set",
+        "deliver.claim-committed",
+        "deliver.claim-marked",
+        "deliver.queue-begun",
+        "deliver.queue-restored",
+    ];
+
+    let mut last = None;
+    let count = load
+        .run(&system, async {
+            load.leave().await;
+            load.wait_more(100).await;
+            leave(&system.aggregate).await;
+            leave(&system.deliver).await;
+            let forget = async |_| system.redis.flushall().await;
+            let aggregate = die_at(&system, "aggregate", &aggregate, forget).await;
+            last = Some((aggregate, die_at(&system, "deliver", &deliver, forget).await));
+            load.come_back().await;
+            load.wait_more(50).await;
+        })
+        .await;
+
+    (system.aggregate, system.deliver) = last.expect("they were started");
+    system.wait_done().await;
+    load.assert_all(count, 0);
 }
 
 /// The disabling stands in the outbox, is published record by record, and is cleared; at each step the process dies.
