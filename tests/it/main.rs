@@ -14,6 +14,7 @@ mod failures;
 mod hostile;
 mod log;
 mod messages;
+mod offsets;
 mod operations;
 mod oracle;
 mod parking;

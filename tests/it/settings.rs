@@ -129,7 +129,9 @@ impl Backlog {
             let text = format!("{aggregated}{}", message_ids(&request).join(", "));
             got.entry(request.path.trim_start_matches('/').to_owned()).or_default().push(text);
         }
-        got.values_mut().for_each(|texts| texts.sort());
+        for texts in got.values_mut() {
+            texts.sort();
+        }
         got
     }
 

@@ -134,3 +134,39 @@ async fn wherever_a_deliver_stands_still_nothing_is_lost_and_no_more_repeated_th
     system.wait_done().await;
     load.assert_all(count, points.len() * Load::IN_FLIGHT);
 }
+
+/// The queue of what is parked is gone when it goes on, and so is the health that its attempts changed.
+#[tokio::test]
+async fn a_redis_that_forgets_while_a_deliver_stands_still_loses_nothing() {
+    let load = Load::new();
+    let setup = system(2_000)
+        .env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION)
+        .env("BUNDLEHOOK_RETRY_SCHEDULE", "1s,5s,10s");
+    let Some(mut system) = setup.start(&load.webhooks()).await else { return };
+    let points = [
+        "deliver.health-logged:1",
+        "deliver.put:5",
+        "deliver.queue-begun:1",
+        "deliver.queued:3",
+        "deliver.taken-out:5",
+        "deliver.counted:20",
+    ];
+
+    let mut last = None;
+    let count = load
+        .run(&system, async {
+            load.leave().await;
+            let forget = async |point: &str| {
+                system.redis.flushall().await;
+                if point == "deliver.queued:3" {
+                    load.come_back().await;
+                }
+            };
+            last = Some(stop_at(&system, &load, "deliver", &points, forget).await);
+        })
+        .await;
+
+    system.deliver = last.expect("it was started");
+    system.wait_done().await;
+    load.assert_all(count, points.len() * Load::IN_FLIGHT);
+}
