@@ -26,7 +26,7 @@ pub use self::{
     testing::Tested,
 };
 use crate::{
-    config::{KafkaSettings, RedisSettings},
+    config::{KafkaSettings, RedisSettings, SealedSettings},
     io::{
         Redis,
         attempt_log::AttemptLog,
@@ -58,6 +58,8 @@ pub struct Commands {
     by: String,
     /// Longest wait for Kafka or Redis.
     patience: Duration,
+    /// Settings with secrets in the clear are not in force.
+    require_sealed: bool,
 }
 
 impl Commands {
@@ -68,6 +70,7 @@ impl Commands {
     pub async fn connect(
         kafka: &KafkaSettings,
         redis: &RedisSettings,
+        SealedSettings { require_sealed }: SealedSettings,
         by: String,
         patience: Duration,
         stop: CancellationToken,
@@ -76,7 +79,7 @@ impl Commands {
         let publisher = Publisher::new(kafka, false).map_err(CommandError::failed)?;
         // What can't be used is reported by the roles.
         let (unusable, _) = mpsc::unbounded_channel();
-        let tail = SettingsTail::start(kafka, &topics, false, false, stop.clone(), unusable)
+        let tail = SettingsTail::start(kafka, &topics, require_sealed, false, stop.clone(), unusable)
             .map_err(CommandError::failed)?;
         let health_log = HealthLog::start(kafka, &topics, false, stop).map_err(CommandError::failed)?;
         let connecting = within(patience, "redis did not answer", Redis::connect(redis));
@@ -94,6 +97,7 @@ impl Commands {
             tail,
             by,
             patience,
+            require_sealed,
         })
     }
 

@@ -12,6 +12,7 @@ use crate::{
         kafka::{
             publisher::Outgoing,
             replay::{Replayed, replay},
+            tail::usable,
         },
         redis::edits::Subject,
     },
@@ -54,7 +55,10 @@ impl Commands {
         records.sort_by_key(|record| (record.at, record.offset));
         let in_force = records.iter().rev().find_map(|record| match &record.value {
             None => Some(None),
-            Some(value) => settings::decode(value).ok().map(|webhook| Some((webhook, value.clone()))),
+            Some(value) => {
+                let webhook = usable(Some(id.as_str().as_bytes()), value, self.require_sealed).ok();
+                webhook.map(|webhook| Some((webhook, value.clone())))
+            }
         });
         let in_force = match in_force {
             // None of them can be used, and compaction took the ones before them: `webhook-states` has what is in force.

@@ -7,6 +7,7 @@ mod inspection;
 mod kafka;
 mod ops;
 mod redis;
+mod sealed;
 mod start;
 mod tools;
 mod value;
@@ -29,6 +30,7 @@ pub use self::{
     kafka::{KafkaSettings, TopicSettings},
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::{RedisServers, RedisSettings},
+    sealed::SealedSettings,
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
     webhook::{

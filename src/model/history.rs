@@ -134,6 +134,10 @@ impl WebhookHistory {
                 == settings.as_ref().map(|webhook| webhook.fingerprint)
         });
         if same {
+            // Who edited it may differ.
+            if let Some(last) = self.changes.last_mut() {
+                last.settings = settings;
+            }
             return;
         }
         // Brokers' clocks may step back when a leader changes; the order of the log stands.
@@ -446,6 +450,18 @@ mod tests {
         directory.change(place(60), &id(), Some(moved));
         assert!(directory.owner_dropped(&id(), at(50)));
         assert!(!directory.owner_dropped(&id(), at(65)));
+    }
+
+    #[test]
+    fn what_is_published_again_by_somebody_else_is_shown_but_is_no_change() {
+        let mut directory = Directory::default();
+        for seconds in 1..=100 {
+            let version = u64::try_from(seconds).unwrap();
+            directory.change(place(seconds), &id(), Some(Webhook { version, ..settings("1h", true) }));
+        }
+        assert_eq!(directory.webhooks[&id()].changes.len(), 1);
+        let current = directory.current(&id()).unwrap();
+        assert_eq!((current.webhook.version, current.activation.offset), (100, 1));
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl From<AggregateCommand> for Roles {
             aggregate: Some(windows),
             deliver: None,
             from: start.from,
-            require_sealed: start.require_sealed,
+            require_sealed: start.sealed.require_sealed,
             embedded: false,
         }
     }
@@ -70,7 +70,7 @@ impl From<DeliverCommand> for Roles {
             aggregate: None,
             deliver: Some(delivery),
             from: start.from,
-            require_sealed: start.require_sealed,
+            require_sealed: start.sealed.require_sealed,
             embedded: false,
         }
     }
@@ -86,7 +86,7 @@ impl From<AllCommand> for Roles {
             aggregate: Some(windows),
             deliver: Some(delivery),
             from: start.from,
-            require_sealed: start.require_sealed,
+            require_sealed: start.sealed.require_sealed,
             embedded: false,
         }
     }

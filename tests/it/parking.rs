@@ -174,6 +174,31 @@ async fn a_queue_that_is_lost_under_a_running_process_is_rebuilt() {
     wait_no_waiting_delivery(&system).await;
 }
 
+/// Nobody has written it for so long that ends of waiting may be gone from the log that it has not heard of.
+#[tokio::test]
+async fn a_queue_that_nobody_wrote_for_long_is_rebuilt_from_the_log() {
+    const COUNT: usize = 100;
+    let dead = receiver(refuse());
+    let Some(mut system) = start(&dead, &[], "300ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+    system.deliver.process.sigterm();
+    assert!(system.deliver.process.wait_exit(LIMIT).await.success());
+
+    let owner = format!("{{{}bundles:0}}:owner", system.prefix);
+    let written: i64 = system.redis.command(&["HGET", &owner, "written_at"]).await;
+    let long_ago = (written - 13 * 3_600_000).to_string();
+    system.redis.command::<i64>(&["HSET", &owner, "written_at", &long_ago]).await;
+    dead.set(ok()).await;
+    system.restart("deliver").await;
+
+    let rebuilt = "bundlehook_claims_total{role=\"deliver\",state=\"rebuilt\"}";
+    system.deliver.wait_sum(rebuilt, 1.0).await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&dead.requests(), 0..COUNT);
+    wait_no_waiting_delivery(&system).await;
+}
+
 #[tokio::test]
 async fn what_the_system_holds_survives_a_restart_and_goes_when_the_owner_switches_off() {
     const COUNT: usize = 300;

@@ -1,11 +1,6 @@
 //! Sends one request and classifies what comes of it.
 
-use std::{
-    error::Error,
-    net::SocketAddr,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{error::Error, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{

@@ -33,6 +33,7 @@ use crate::{
         redis::queue::QueueStore,
     },
     model::{bundle::BundleHead, ids::WebhookId, parked::Parked},
+    ops::failpoint,
     wire::{
         PoisonReason,
         bundle::{self, BundleError},
@@ -127,6 +128,7 @@ impl Worker {
         let topics = &process.topics;
         let queue = QueueStore::new(process.redis.clone(), topics.prefix(), partition, token);
         let found = queue.claim().await.map_err(|error| error.to_string())?;
+        failpoint::reach("deliver.token-set");
         let (low, high) = feed.watermarks(&topics.bundles).await.map_err(describe)?;
         let (start, taken_in, attempts, former) = if let Some((offset, text)) =
             feed.committed().await.map_err(describe)?
@@ -156,6 +158,7 @@ impl Worker {
         let text = metadata.encode().map_err(|error| error.to_string())?;
         let began = Instant::now();
         feed.commit(start, text.clone()).await.map_err(describe)?;
+        failpoint::reach("deliver.claim-committed");
         let (mut recorded, attempts_to) = recorded::read(process, partition, attempts).await?;
         let records = feed.watermarks(&topics.waiting_deliveries).await.map_err(describe)?;
         let restoring = Restoring {
@@ -429,6 +432,7 @@ impl Worker {
             return Ok(true);
         }
         let began = Instant::now();
+        failpoint::reach("deliver.committing");
         let result = feed.commit(offset, text.clone()).await;
         let cause = match &result {
             Ok(()) => {

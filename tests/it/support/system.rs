@@ -277,6 +277,11 @@ impl System {
         .await;
     }
 
+    /// Sets a variable of the processes that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts a role anew, after it was ended, and waits until it has claimed all partitions.
     pub async fn restart(&mut self, role: &'static str) {
         let started = Role::start(role, &self.env);
@@ -307,6 +312,12 @@ impl System {
         let started = Role::start(role, &self.env);
         started.process.wait_ready().await;
         started
+    }
+
+    /// Starts another process of a role, with one more variable, and does not wait for it.
+    pub fn start_with(&self, role: &'static str, name: &str, value: &str) -> Role {
+        let more = [(name.to_owned(), value.to_owned())];
+        Role::start(role, &[self.env.as_slice(), &more].concat())
     }
 
     /// The logs of webhooks, read as whoever shows them reads them.
