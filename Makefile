@@ -47,6 +47,14 @@ FAULTS_ARGS ?=
 faults: release ## break the running system in many ways and account for every message; FAULTS=row,row MINUTES=n SEED=n
 	@./tests/faults/run $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(FAULTS_ARGS)
 
+# Runs of each target for `fuzz`, and which (all unless set).
+RUNS ?= 100000
+TARGETS ?=
+
+.PHONY: fuzz
+fuzz: setup ## feed strange and damaged input to what reads it; RUNS=n TARGETS="event url"
+	@./fuzz/run $(RUNS) $(TARGETS)
+
 .PHONY: lint
 lint: setup ## check the format, clippy and the import rule
 	@cargo fmt --check

@@ -212,6 +212,13 @@ mod wrong_settings {
         ),
         wrong(
             "all",
+            "read-ahead",
+            "BUNDLEHOOK_READ_AHEAD",
+            "99",
+            "expected a whole number from 100 to 1000000",
+        ),
+        wrong(
+            "all",
             "http-addr",
             "BUNDLEHOOK_HTTP_ADDR",
             "localhost:80",

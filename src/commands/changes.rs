@@ -89,7 +89,6 @@ impl Commands {
         let topics = &self.topics;
         let follow = Follow {
             settings: &self.kafka,
-            group: topics.group("changes"),
             topics: vec![
                 topics.webhook_changes.clone(),
                 topics.webhook_settings.clone(),

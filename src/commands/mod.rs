@@ -31,7 +31,7 @@ pub use self::{
     testing::Tested,
 };
 use crate::{
-    config::{KafkaSettings, RedisSettings},
+    config::{KafkaSettings, RedisSettings, SealedSettings},
     io::{
         Redis,
         attempt_log::AttemptLog,
@@ -82,6 +82,8 @@ pub struct Commands {
     by: String,
     /// Longest wait for Kafka or Redis.
     patience: Duration,
+    /// Settings with secrets in the clear are not in force.
+    require_sealed: bool,
 }
 
 impl Commands {
@@ -92,6 +94,7 @@ impl Commands {
     pub async fn connect(
         kafka: &KafkaSettings,
         redis: &RedisSettings,
+        SealedSettings { require_sealed }: SealedSettings,
         by: String,
         patience: Duration,
         embedded: bool,
@@ -101,7 +104,7 @@ impl Commands {
         let publisher = Publisher::new(kafka, embedded).map_err(CommandError::failed)?;
         // What can't be used is reported by the roles.
         let (unusable, _) = mpsc::unbounded_channel();
-        let tail = SettingsTail::start(kafka, &topics, false, embedded, stop.clone(), unusable)
+        let tail = SettingsTail::start(kafka, &topics, require_sealed, embedded, stop.clone(), unusable)
             .map_err(CommandError::failed)?;
         let health_log = HealthLog::start(kafka, &topics, embedded, stop).map_err(CommandError::failed)?;
         let connecting = within(patience, "redis did not answer", Redis::connect(redis));
@@ -120,6 +123,7 @@ impl Commands {
             sealing: Sealing::default(),
             by,
             patience,
+            require_sealed,
         })
     }
 

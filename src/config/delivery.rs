@@ -97,6 +97,14 @@ pub struct DeliverySettings {
         value_parser = value::number::<u32>(1..=65_536)
     )]
     pub waiting_memory: u32,
+    /// Bundles of a partition that are read past the oldest that is neither settled nor parked.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_READ_AHEAD",
+        default_value_t = 20_000,
+        value_parser = value::number::<u32>(100..=1_000_000)
+    )]
+    pub read_ahead: u32,
 }
 
 impl DeliverySettings {

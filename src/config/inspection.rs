@@ -1,6 +1,6 @@
 use clap::Subcommand;
 
-use super::{KafkaSettings, RedisSettings, value};
+use super::{KafkaSettings, RedisSettings, SealedSettings, value};
 use crate::model::time::Millis;
 
 /// Settings of `doctor`.
@@ -11,6 +11,8 @@ pub struct DoctorCommand {
     pub kafka: KafkaSettings,
     #[command(flatten)]
     pub redis: RedisSettings,
+    #[command(flatten)]
+    pub sealed: SealedSettings,
     #[command(flatten)]
     pub output: OutputSettings,
 }

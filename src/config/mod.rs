@@ -8,6 +8,7 @@ mod kafka;
 mod mail;
 mod ops;
 mod redis;
+mod sealed;
 mod serve;
 mod start;
 mod tools;
@@ -32,6 +33,7 @@ pub use self::{
     mail::{MailSettings, OptionalSmtpSettings, SmtpSettings, SmtpTls, SmtpUrl},
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::{RedisServers, RedisSettings},
+    sealed::SealedSettings,
     serve::{SealingSettings, ServeSettings, SettingsBy},
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
@@ -149,6 +151,8 @@ pub struct ServeCommand {
     pub windows: WindowSettings,
     #[command(flatten)]
     pub ops: OpsSettings,
+    #[command(flatten)]
+    pub sealed: SealedSettings,
 }
 
 /// Settings of all roles.

@@ -1,4 +1,4 @@
-use super::value;
+use super::SealedSettings;
 
 /// Where a role starts, and what it accepts.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -7,9 +7,8 @@ pub struct StartSettings {
     /// Where to start reading a partition that has no committed offset although output of it exists.
     #[arg(long, env = "BUNDLEHOOK_FROM")]
     pub from: Option<StartFrom>,
-    /// Refuse records of webhook settings that hold secrets in the clear; all roles alike.
-    #[arg(long, env = "BUNDLEHOOK_REQUIRE_SEALED", value_parser = value::switch)]
-    pub require_sealed: bool,
+    #[command(flatten)]
+    pub sealed: SealedSettings,
 }
 
 /// Where to start without a committed offset.

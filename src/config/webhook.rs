@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{KafkaSettings, RedisSettings, value};
+use super::{KafkaSettings, RedisSettings, SealedSettings, value};
 use crate::model::{
     ids::{BundleId, WebhookId, WorkspaceId},
     time::Millis,
@@ -77,6 +77,8 @@ pub struct WebhookCommon {
     pub kafka: KafkaSettings,
     #[command(flatten)]
     pub redis: RedisSettings,
+    #[command(flatten)]
+    pub sealed: SealedSettings,
 }
 
 /// `webhook list`.

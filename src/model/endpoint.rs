@@ -74,6 +74,10 @@ pub fn parse_endpoint(text: &str) -> Result<Url, EndpointError> {
         return Err(EndpointError::Character);
     }
     let url = Url::parse(text)?;
+    // What is not ASCII gets longer.
+    if url.as_str().len() > MAX_URL_BYTES {
+        return Err(EndpointError::TooLong(url.as_str().len()));
+    }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(EndpointError::Scheme(url.scheme().to_owned()));
     }
@@ -155,6 +159,9 @@ mod tests {
         }
         let long = format!("http://h.example.com/{}", "a".repeat(MAX_URL_BYTES));
         assert!(matches!(parse_endpoint(&long), Err(EndpointError::TooLong(_))));
+        // Its serialised form is what counts, and has to be read again.
+        let longer = format!("http://h.example.com/{}", "ü".repeat(MAX_URL_BYTES / 4));
+        assert!(matches!(parse_endpoint(&longer), Err(EndpointError::TooLong(_))));
         assert!(matches!(parse_endpoint("/relative"), Err(EndpointError::NotAUrl(_))));
     }
 

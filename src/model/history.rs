@@ -39,8 +39,17 @@ pub enum State {
     Disabled(Disabled),
     /// Bundles whose last message arrived before this are dropped.
     Cut(Millis),
-    /// The settings in force where the latest record of `webhook-settings` is unusable.
-    InForce(Box<Webhook>),
+    /// What compaction may have taken from `webhook-settings`, although it is in force.
+    InForce(InForce),
+}
+
+/// The settings in force where the latest record of `webhook-settings` is unusable, or the end of what stood here before.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    /// Where their own record stood.
+    pub since: Place,
+    /// None: the webhook was deleted there.
+    pub settings: Option<Box<Webhook>>,
 }
 
 /// What a state is about: a tombstone takes the state of a kind back.
@@ -68,6 +77,8 @@ pub struct Disabled {
 /// One version of a webhook's settings.
 #[derive(Debug, Clone)]
 struct Change {
+    /// Where its record stands, or stood.
+    place: Place,
     counts_from: Millis,
     /// None: deleted.
     settings: Option<Arc<Webhook>>,
@@ -90,6 +101,10 @@ struct WebhookHistory {
     stored_activation: Option<Activation>,
     disabled: Option<Disabled>,
     cut: Option<Millis>,
+    /// Offset of the last record that was refused.
+    refused: Option<i64>,
+    /// What `webhook-states` holds as in force: the offset that it names, and whether it is the end of a webhook.
+    stored_in_force: Option<(i64, bool)>,
 }
 
 impl WebhookHistory {
@@ -119,11 +134,15 @@ impl WebhookHistory {
                 == settings.as_ref().map(|webhook| webhook.fingerprint)
         });
         if same {
+            // Who edited it may differ.
+            if let Some(last) = self.changes.last_mut() {
+                last.settings = settings;
+            }
             return;
         }
         // Brokers' clocks may step back when a leader changes; the order of the log stands.
         let floor = self.changes.last().map_or(Millis(i64::MIN), |last| last.counts_from);
-        let change = Change { counts_from: (place.at + COUNTS_AFTER).max(floor), settings };
+        let change = Change { place, counts_from: (place.at + COUNTS_AFTER).max(floor), settings };
         let turns_on = change.is_on() && !was_on;
         // The first record that is left after compaction need not be the one that enabled it.
         if turns_on && !(first && self.stored_activation.is_some()) {
@@ -132,6 +151,40 @@ impl WebhookHistory {
             self.activation_is_a_guess = first;
         }
         self.changes.push(change);
+    }
+
+    /// Takes in a change that is read out of its turn, unless it is known.
+    fn restore(&mut self, place: Place, settings: Option<Arc<Webhook>>) {
+        if self.changes.iter().any(|change| change.place.offset == place.offset) {
+            return;
+        }
+        let was_known = self.activation.is_some() && !self.activation_is_a_guess;
+        if self.activation_is_a_guess {
+            self.activation = None;
+        }
+        let mut changes: Vec<_> =
+            self.changes.drain(..).map(|change| (change.place, change.settings)).collect();
+        let at = changes.partition_point(|(known, _)| known.offset < place.offset);
+        changes.insert(at, (place, settings));
+        for (place, settings) in changes {
+            self.change(place, settings);
+        }
+        self.activation_is_a_guess &= !was_known;
+    }
+
+    /// What has to be stored as in force, with the settings whose webhook it is about: if the latest record is refused,
+    /// compaction takes the one that is in force away; if a webhook is deleted that is stored as in force, it takes the
+    /// record that shows the deletion away some day.
+    fn unstored_in_force(&self) -> Option<(Arc<Webhook>, InForce)> {
+        let last = self.changes.last()?;
+        let about = self.changes.iter().rev().find_map(|change| change.settings.clone())?;
+        let offset = last.place.offset;
+        let is_due = match &last.settings {
+            Some(_) => self.refused > Some(offset) && self.stored_in_force != Some((offset, false)),
+            None => self.stored_in_force.is_some_and(|stored| stored != (offset, true)),
+        };
+        let settings = last.settings.as_ref().map(|webhook| Box::new(Webhook::clone(webhook)));
+        is_due.then_some((about, InForce { since: last.place, settings }))
     }
 
     /// What arrived before the owner switched it off, deleted it or gave it to another workspace is dropped.
@@ -177,22 +230,31 @@ pub struct Directory {
 impl Directory {
     /// Takes in a record of `webhook-settings`; none is a tombstone.
     pub fn change(&mut self, place: Place, id: &WebhookId, settings: Option<Webhook>) {
-        if let Some(webhook) = &settings {
-            let ids = self.by_workspace.entry(webhook.workspace_id.clone()).or_default();
-            ids.insert(id.clone());
+        self.note_workspace(id, settings.as_ref());
+        let history = self.webhooks.entry(id.clone()).or_default();
+        let settings = settings.map(Arc::new);
+        // What is stored as in force may have been read before the record that it is about, and before older ones.
+        if history.stored_in_force.is_some_and(|(offset, _)| offset >= place.offset) {
+            history.restore(place, settings);
+        } else {
+            history.change(place, settings);
         }
-        self.webhooks.entry(id.clone()).or_default().change(place, settings.map(Arc::new));
+    }
+
+    fn note_workspace(&mut self, id: &WebhookId, settings: Option<&Webhook>) {
+        if let Some(webhook) = settings {
+            self.by_workspace.entry(webhook.workspace_id.clone()).or_default().insert(id.clone());
+        }
+    }
+
+    /// Takes in that a record of `webhook-settings` can't be used: the former settings stay in force.
+    pub fn refuse(&mut self, place: Place, id: &WebhookId) {
+        let refused = &mut self.webhooks.entry(id.clone()).or_default().refused;
+        *refused = (*refused).max(Some(place.offset));
     }
 
     /// Takes in a record of `webhook-states`.
     pub fn state(&mut self, place: Place, id: &WebhookId, state: State) {
-        if let State::InForce(webhook) = state {
-            // Only where the topic of settings has nothing usable left.
-            if self.current(id).is_none() {
-                self.change(place, id, Some(*webhook));
-            }
-            return;
-        }
         let history = self.webhooks.entry(id.clone()).or_default();
         match state {
             State::Activation(activation) => {
@@ -206,7 +268,12 @@ impl Directory {
             }
             State::Disabled(disabled) => history.disabled = Some(disabled),
             State::Cut(before) => history.cut = history.cut.max(Some(before)),
-            State::InForce(_) => {}
+            State::InForce(InForce { since, settings }) => {
+                history.stored_in_force = Some((since.offset, settings.is_none()));
+                self.note_workspace(id, settings.as_deref());
+                let history = self.webhooks.entry(id.clone()).or_default();
+                history.restore(since, settings.map(|webhook| Arc::new(*webhook)));
+            }
         }
     }
 
@@ -217,8 +284,8 @@ impl Directory {
             StateKind::Activation => history.stored_activation = None,
             StateKind::Disabled => history.disabled = None,
             StateKind::Cut => history.cut = None,
-            // What it held is in force until the topic of settings has something usable.
-            StateKind::InForce => {}
+            // What it held stays in force, and is stored again if it has to be.
+            StateKind::InForce => history.stored_in_force = None,
         }
     }
 
@@ -274,6 +341,13 @@ impl Directory {
             Some((history.latest()?.clone(), activation))
         };
         self.webhooks.values().filter_map(unstored).collect()
+    }
+
+    /// What is in force and `webhook-states` does not hold, although `webhook-settings` may lose it, each with settings of
+    /// its webhook; whoever reads them stores them.
+    #[must_use]
+    pub fn unstored_in_force(&self) -> Vec<(Arc<Webhook>, InForce)> {
+        self.webhooks.values().filter_map(WebhookHistory::unstored_in_force).collect()
     }
 
     /// How many webhooks exist.
@@ -379,6 +453,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_published_again_by_somebody_else_is_shown_but_is_no_change() {
+        let mut directory = Directory::default();
+        for seconds in 1..=100 {
+            let version = u64::try_from(seconds).unwrap();
+            directory.change(place(seconds), &id(), Some(Webhook { version, ..settings("1h", true) }));
+        }
+        assert_eq!(directory.webhooks[&id()].changes.len(), 1);
+        let current = directory.current(&id()).unwrap();
+        assert_eq!((current.webhook.version, current.activation.offset), (100, 1));
+    }
+
+    #[test]
     fn publishing_the_same_again_or_editing_does_not_touch_the_activation() {
         let mut directory = Directory::default();
         directory.change(place(10), &id(), Some(settings("1h", true)));
@@ -459,6 +545,89 @@ mod tests {
         assert_eq!((current.activation, current.disabled), (activation, None));
         assert!(!directory.owner_dropped(&id(), at(19)));
         assert_eq!(directory.unstored_activations().len(), 1);
+    }
+
+    /// Settings at 10, changed at 50, then a record that is refused, and what is stored of it.
+    fn refused_at_60() -> (Directory, InForce) {
+        let mut directory = Directory::default();
+        directory.change(place(10), &id(), Some(settings("1h", true)));
+        directory.change(place(50), &id(), Some(settings("6h", true)));
+        assert!(directory.unstored_in_force().is_empty());
+        directory.refuse(place(60), &id());
+        let [(_, stored)] = <[_; 1]>::try_from(directory.unstored_in_force()).unwrap();
+        assert_eq!(stored.since, place(50));
+        (directory, stored)
+    }
+
+    #[test]
+    fn what_is_in_force_outlives_the_compaction_of_its_record() {
+        let (mut directory, stored) = refused_at_60();
+        directory.state(place(61), &id(), State::InForce(stored.clone()));
+        assert!(directory.unstored_in_force().is_empty());
+        assert_eq!(wanted(&directory, 20), Some(Granularity::OneHour));
+
+        let activation = directory.current(&id()).unwrap().activation;
+        let mut compacted = Directory::default();
+        compacted.refuse(place(60), &id());
+        compacted.state(place(11), &id(), State::Activation(Some(activation)));
+        compacted.state(place(61), &id(), State::InForce(stored));
+        assert_eq!(wanted(&compacted, 54), None);
+        assert_eq!(wanted(&compacted, 55), Some(Granularity::SixHours), "from when its record counted");
+        assert_eq!(compacted.current(&id()).unwrap().activation, activation);
+        assert!(compacted.knows(WS) && compacted.unstored_in_force().is_empty());
+    }
+
+    #[test]
+    fn the_order_in_which_the_topics_are_read_changes_nothing() {
+        let changes = [(10, "1h"), (50, "6h"), (90, "12h")];
+        let (_, stored) = refused_at_60();
+        // As if compaction had taken away the first so many records.
+        for compacted in 0..=2 {
+            for read_before in compacted..=3 {
+                let mut directory = Directory::default();
+                let take = |directory: &mut Directory, changes: &[(i64, &str)]| {
+                    for (seconds, granularity) in changes {
+                        directory.change(place(*seconds), &id(), Some(settings(granularity, true)));
+                    }
+                };
+                take(&mut directory, &changes[compacted..read_before]);
+                directory.state(place(61), &id(), State::InForce(stored.clone()));
+                take(&mut directory, &changes[read_before..]);
+
+                let case = format!("{compacted} compacted, {read_before} read before");
+                let first = (compacted == 0).then_some(Granularity::OneHour);
+                assert_eq!(wanted(&directory, 54), first, "{case}");
+                assert_eq!(wanted(&directory, 55), Some(Granularity::SixHours), "{case}");
+                assert_eq!(wanted(&directory, 95), Some(Granularity::TwelveHours), "{case}");
+                let activation = directory.current(&id()).unwrap().activation;
+                assert_eq!(activation.offset, if compacted == 0 { 10 } else { 50 }, "{case}");
+                assert!(directory.unstored_in_force().is_empty(), "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_stored_as_in_force_does_not_outlive_the_deletion() {
+        let (mut directory, stored) = refused_at_60();
+        directory.state(place(61), &id(), State::InForce(stored.clone()));
+        directory.change(place(70), &id(), None);
+        let [(about, end)] = <[_; 1]>::try_from(directory.unstored_in_force()).unwrap();
+        assert_eq!((about.workspace_id.as_str(), end.since, end.settings.is_none()), (WS, place(70), true));
+        directory.state(place(71), &id(), State::InForce(end.clone()));
+        assert!(directory.unstored_in_force().is_empty());
+
+        let mut compacted = Directory::default();
+        compacted.state(place(71), &id(), State::InForce(end));
+        assert!(compacted.current(&id()).is_none());
+        compacted.change(place(80), &id(), Some(settings("1h", true)));
+        compacted.state(place(81), &id(), State::InForce(stored));
+        assert_eq!(
+            wanted(&compacted, 90),
+            Some(Granularity::OneHour),
+            "an old one that is stored late is history"
+        );
+        compacted.refuse(place(95), &id());
+        assert_eq!(compacted.unstored_in_force().len(), 1);
     }
 
     #[test]

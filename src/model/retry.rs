@@ -1,6 +1,8 @@
 //! The pauses between retries.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use super::time::Millis;
 
 /// The longest pause that `Retry-After` can ask for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(8);
@@ -35,9 +37,31 @@ impl RetrySchedule {
     }
 }
 
+/// Reads `Retry-After`: seconds, or a date (RFC 9110, 10.2.3). None for what is neither, and for a date in the past.
+#[must_use]
+pub fn parse_retry_after(text: &str, now: Millis) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now.0.unsigned_abs());
+    httpdate::parse_http_date(text).ok()?.duration_since(now).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_to_come() {
+        let now = Millis(1_614_182_400_000);
+        assert_eq!(parse_retry_after(" 120 ", now), Some(Duration::from_mins(2)));
+        let date = "Wed, 24 Feb 2021 16:01:00 GMT";
+        assert_eq!(parse_retry_after(date, now), Some(Duration::from_mins(1)));
+        for none in ["", "-1", "1.5", "99999999999999999999", "Wed, 24 Feb 2021 15:59:59 GMT", "soon"] {
+            assert_eq!(parse_retry_after(none, now), None, "{none}");
+        }
+    }
 
     fn schedule() -> RetrySchedule {
         RetrySchedule::new(vec![Duration::from_secs(10), Duration::from_secs(100)]).unwrap()

@@ -1,5 +1,6 @@
 //! What operators see: metrics, probes, logs; and how a process stops.
 
+pub mod failpoint;
 pub mod http;
 pub mod logging;
 pub mod metrics;

@@ -4,9 +4,9 @@ pub mod aggregate;
 mod checks;
 pub mod deliver;
 pub mod dev;
-pub mod follow;
 pub mod notify;
 pub mod process;
+pub mod reflecting;
 mod serve;
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -19,7 +19,8 @@ use self::{process::Process, serve::Serve};
 use crate::{
     config::{
         AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, KafkaSettings, MailSettings,
-        NotifyCommand, OpsSettings, RedisSettings, ServeCommand, SmtpUrl, StartFrom, WindowSettings,
+        NotifyCommand, OpsSettings, RedisSettings, SealedSettings, ServeCommand, SmtpUrl, StartFrom,
+        WindowSettings,
     },
     io::kafka::intake::Intake,
 };
@@ -62,7 +63,7 @@ impl From<AggregateCommand> for Roles {
             notify: None,
             serve: None,
             from: start.from,
-            require_sealed: start.require_sealed,
+            require_sealed: start.sealed.require_sealed,
             embedded: false,
         }
     }
@@ -80,7 +81,7 @@ impl From<DeliverCommand> for Roles {
             notify: None,
             serve: None,
             from: start.from,
-            require_sealed: start.require_sealed,
+            require_sealed: start.sealed.require_sealed,
             embedded: false,
         }
     }
@@ -98,7 +99,7 @@ impl From<NotifyCommand> for Roles {
             notify: Some((mail, Some(smtp.smtp_url))),
             serve: None,
             from: start.from,
-            require_sealed: start.require_sealed,
+            require_sealed: start.sealed.require_sealed,
             embedded: false,
         }
     }
@@ -106,7 +107,7 @@ impl From<NotifyCommand> for Roles {
 
 impl From<ServeCommand> for Roles {
     fn from(command: ServeCommand) -> Self {
-        let ServeCommand { kafka, redis, serve, sealing, windows, ops } = command;
+        let ServeCommand { kafka, redis, serve, sealing, windows, ops, sealed } = command;
         let rule = windows.rule();
         Self {
             kafka,
@@ -117,7 +118,7 @@ impl From<ServeCommand> for Roles {
             notify: None,
             serve: Some(Serve { settings: serve, sealing_keys: sealing.sealing_keys, rule, secret: None }),
             from: None,
-            require_sealed: false,
+            require_sealed: sealed.require_sealed,
             embedded: false,
         }
     }
@@ -137,7 +138,7 @@ impl From<AllCommand> for Roles {
             // Without a server e-mails wait for a process that has one.
             notify: smtp.smtp_url.map(|server| (mail, Some(server))),
             from: start.from,
-            require_sealed: start.require_sealed,
+            require_sealed: start.sealed.require_sealed,
             embedded: false,
         }
     }
@@ -183,8 +184,9 @@ impl Roles {
             intakes.push(("notify", intake));
         }
         if let Some(settings) = self.serve {
+            let sealed = SealedSettings { require_sealed: self.require_sealed };
             tokio::select! {
-                served = serve::start(&process, &redis, settings, &stop, &end) => served?,
+                served = serve::start(&process, &redis, sealed, settings, &stop, &end) => served?,
                 () = stop.cancelled() => return Ok(()),
             }
         }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{checks, process::Process};
 use crate::{
     commands::{Commands, Sealing},
-    config::{DeliverySettings, RedisSettings, ServeSettings, WindowSettings},
+    config::{DeliverySettings, RedisSettings, SealedSettings, ServeSettings, WindowSettings},
     console::{Authority, Console},
     io::{clock, sealing_keys},
     model::window::WindowRule,
@@ -80,6 +80,7 @@ pub(super) fn dev_secret() -> String {
 pub(super) async fn start(
     process: &Process,
     redis: &RedisSettings,
+    sealed: SealedSettings,
     serve: Serve,
     stop: &CancellationToken,
     end: &CancellationToken,
@@ -101,6 +102,7 @@ pub(super) async fn start(
     let connecting = Commands::connect(
         &process.kafka,
         redis,
+        sealed,
         "console".to_owned(),
         PATIENCE,
         process.embedded,

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use super::{reach_redis, say};
 use crate::{
-    config::{DoctorCommand, KafkaSettings, RedisSettings},
+    config::{DoctorCommand, KafkaSettings, RedisSettings, SealedSettings},
     io::{
         clock,
         kafka::{
@@ -30,9 +30,9 @@ pub use self::check::{Check, Level};
 /// # Errors
 /// If nothing can be printed.
 pub async fn run(command: DoctorCommand) -> anyhow::Result<ExitCode> {
-    let DoctorCommand { kafka, redis, output } = command;
+    let DoctorCommand { kafka, redis, sealed, output } = command;
     let mut checks = Vec::new();
-    of_kafka(&kafka, &mut checks).await;
+    of_kafka(&kafka, sealed, &mut checks).await;
     of_redis(&redis, &mut checks).await;
     say(&check::show(&checks, output.json)?)?;
     Ok(ExitCode::from(check::worst(&checks) as u8))
@@ -53,7 +53,7 @@ async fn of_redis(settings: &RedisSettings, checks: &mut Vec<Check>) {
 }
 
 /// All that is asked of Kafka. Where it is away, that is the only finding.
-async fn of_kafka(kafka: &KafkaSettings, checks: &mut Vec<Check>) {
+async fn of_kafka(kafka: &KafkaSettings, sealed: SealedSettings, checks: &mut Vec<Check>) {
     let names = Topics::new(&kafka.topics);
     let asked: Result<(Admin, Cluster), AdminError> = async {
         let admin = Admin::new(kafka)?;
@@ -80,6 +80,6 @@ async fn of_kafka(kafka: &KafkaSettings, checks: &mut Vec<Check>) {
         Err(error) => checks.push(kafka::unreadable(&error)),
     }
     checks.extend(groups::checks(kafka, &admin, &cluster).await);
-    checks.extend(settings::checks(kafka, &names, &cluster).await);
+    checks.extend(settings::checks(kafka, sealed, &names, &cluster).await);
     checks.extend(clocks::brokers(kafka, &names, &cluster).await);
 }

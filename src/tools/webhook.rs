@@ -22,7 +22,7 @@ pub async fn run(action: WebhookAction, stop: CancellationToken) -> anyhow::Resu
     let (kafka, redis, by) = (&common.kafka, &common.redis, common.by.clone());
     tokio::select! {
         done = async {
-            let commands = Commands::connect(kafka, redis, by, common.patience, false, stop.clone()).await?;
+            let commands = Commands::connect(kafka, redis, common.sealed, by, common.patience, false, stop.clone()).await?;
             carry_out(&commands, &action, common.json).await
         } => done,
         () = stop.cancelled() => bail!("stopped; whether the command was carried out shows `bundlehook webhook show`"),

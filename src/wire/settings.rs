@@ -6,9 +6,9 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{
@@ -71,6 +71,62 @@ pub fn edited(
     serde_json::to_vec(&settings).ok()
 }
 
+/// Settings as a record that [`decode`] reads back, secrets as they stand.
+#[must_use]
+pub fn encode(webhook: &Webhook) -> Value {
+    let headers = webhook.headers.iter().map(|(name, value)| (name.as_str(), text_of(value)));
+    json!({
+        "webhook_id": webhook.webhook_id,
+        "workspace_id": webhook.workspace_id,
+        "label": webhook.label,
+        "url": webhook.url.as_str(),
+        "enabled": webhook.enabled,
+        "granularity": webhook.granularity.as_str(),
+        "success": webhook.success,
+        "max_per_second": webhook.max_per_second,
+        "secrets": webhook.secrets.iter().map(ExposeSecret::expose_secret).collect::<Vec<_>>(),
+        "headers": headers.collect::<BTreeMap<_, _>>(),
+        "owner": webhook.owner,
+        "version": webhook.version,
+        "updated_at": webhook.updated_at,
+        "updated_by": webhook.updated_by,
+    })
+}
+
+/// The value of a header that was made from a text.
+fn text_of(value: &HeaderValue) -> &str {
+    std::str::from_utf8(value.as_bytes()).expect("it was made from a text")
+}
+
+/// What is shown in place of a secret.
+const MASK: &str = "***";
+
+/// A record that can't be used, for people who are not to see its secrets: whatever stands in `secrets` and `headers`
+/// and is not sealed is masked, and so are signing secrets elsewhere. What is no JSON object is masked whole.
+#[must_use]
+pub fn masked(record: &[u8]) -> Vec<u8> {
+    let Ok(mut settings) = serde_json::from_slice::<serde_json::Map<String, Value>>(record) else {
+        return MASK.into();
+    };
+    for (field, value) in &mut settings {
+        let is_secret = ["secrets", "headers"].iter().any(|name| field.eq_ignore_ascii_case(name));
+        mask(value, is_secret);
+    }
+    Value::Object(settings).to_string().into_bytes()
+}
+
+/// Masks what is not sealed of a field that holds secrets, and signing secrets of any field.
+fn mask(value: &mut Value, is_secret: bool) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, is_secret)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| mask(value, is_secret)),
+        Value::String(text) if is_well_formed(text) => {}
+        Value::String(text) if is_secret || text.contains("whsec_") => MASK.clone_into(text),
+        Value::Number(_) if is_secret => *value = MASK.into(),
+        _ => {}
+    }
+}
+
 /// A value that never shows in an error.
 #[derive(Deserialize)]
 #[serde(transparent)]
@@ -84,21 +140,19 @@ pub fn decode(value: &[u8]) -> Result<Webhook, Poison> {
     let text = std::str::from_utf8(value).map_err(Poison::utf8)?;
     let invalid = |detail| Poison { reason: PoisonReason::InvalidSettings, detail };
     let raw: RawSettings = read_object(text).map_err(|poison| invalid(poison.detail))?;
-    raw.into_webhook(text).map_err(invalid)
+    raw.into_webhook().map_err(invalid)
 }
 
 impl RawSettings {
-    fn into_webhook(self, text: &str) -> Result<Webhook, String> {
+    fn into_webhook(self) -> Result<Webhook, String> {
         let url = parse_url(&self.url)?;
         let label = self.label.filter(|label| !label.trim().is_empty());
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
         let secrets = self.secrets.unwrap_or_default();
         let headers = self.headers.unwrap_or_default();
         let mut confidential = secrets.iter().chain(headers.values()).map(|text| is_sealed(&text.0));
         let (is_sealed, has_plain_secrets) =
             (confidential.clone().any(|sealed| sealed), confidential.any(|sealed| !sealed));
-        Ok(Webhook {
+        let mut webhook = Webhook {
             webhook_id: self.webhook_id,
             workspace_id: self.workspace_id,
             label: label.unwrap_or_else(|| url.host_str().unwrap_or_default().to_owned()),
@@ -115,9 +169,25 @@ impl RawSettings {
             version: self.version.unwrap_or(1),
             updated_at: self.updated_at,
             updated_by: self.updated_by,
-            fingerprint: hasher.finish(),
-        })
+            fingerprint: 0,
+        };
+        webhook.fingerprint = fingerprint(&webhook);
+        Ok(webhook)
     }
+}
+
+/// Of everything but who edited it, and when: an upstream that publishes all settings again and again with a new time
+/// changes nothing.
+fn fingerprint(webhook: &Webhook) -> u64 {
+    let mut settings = encode(webhook);
+    if let Some(fields) = settings.as_object_mut() {
+        for field in ["version", "updated_at", "updated_by"] {
+            fields.remove(field);
+        }
+    }
+    let mut hasher = DefaultHasher::new();
+    settings.to_string().hash(&mut hasher);
+    hasher.finish()
 }
 
 fn parse_url(text: &str) -> Result<Url, String> {
@@ -209,9 +279,6 @@ fn check_sealed(field: &str, text: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-    use serde_json::json;
-
     use super::*;
 
     fn with(field: &str, value: Value) -> Result<Webhook, String> {
@@ -285,6 +352,61 @@ mod tests {
         }
         left["version"] = 3.into();
         assert_eq!(left, record);
+    }
+
+    #[test]
+    fn who_edited_it_and_when_makes_no_other_settings_of_it() {
+        let plain = with("version", json!(1)).unwrap().fingerprint;
+        for (field, value) in [("version", json!(2)), ("updated_at", json!("x")), ("updated_by", json!("y"))]
+        {
+            assert_eq!(with(field, value).unwrap().fingerprint, plain, "{field}");
+        }
+        for (field, value) in
+            [("label", json!("x")), ("enabled", json!(false)), ("headers", json!({"a": "b"}))]
+        {
+            assert_ne!(with(field, value).unwrap().fingerprint, plain, "{field}");
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_reads_back() {
+        let rich = json!({
+            "webhook_id": "wh-1", "workspace_id": "ws", "url": "https://h.example/a?b=ü", "label": "l", "enabled": false,
+            "granularity": "6h", "success": "2xx", "max_per_second": 25, "headers": {"X-Ü".replace('Ü', "u"): "grün"},
+            "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "owner": {"full_name": "A", "email": "a@x.example"},
+            "version": 3, "updated_at": "2021-02-24T16:00:00+0000", "updated_by": "a@x.example",
+        });
+        let plain = json!({
+            "webhook_id": "wh-1", "workspace_id": "ws", "url": "https://h.example/",
+            "owner": {"full_name": "A", "email": "a@x.example"},
+        });
+        for settings in [rich, plain] {
+            let webhook = decode(settings.to_string().as_bytes()).unwrap();
+            let encoded = encode(&webhook);
+            let read = decode(encoded.to_string().as_bytes()).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{webhook:?}"));
+            assert_eq!(encode(&read), encoded, "what is secret, too");
+        }
+    }
+
+    #[test]
+    fn secrets_in_the_clear_are_masked_wherever_they_stand() {
+        let sealed = format!("sealed:v1:k1:{}", "A".repeat(40));
+        for (settings, expected) in [
+            (
+                json!({"secrets": ["t0p", &sealed], "url": "u"}),
+                json!({"secrets": ["***", &sealed], "url": "u"}),
+            ),
+            (json!({"secrets": "t0p", "x": ["whsec_t0p"]}), json!({"secrets": "***", "x": ["***"]})),
+            (json!({"Headers": {"a": "t0p", "b": [1]}}), json!({"Headers": {"a": "***", "b": ["***"]}})),
+            (json!({"headers": ["sealed:v1:t0p"]}), json!({"headers": ["***"]})),
+        ] {
+            let masked = masked(settings.to_string().as_bytes());
+            assert_eq!(serde_json::from_slice::<Value>(&masked).unwrap(), expected);
+        }
+        for text in ["", "[]", "{\"secrets\": [\"t0p\"", "\u{feff}{\"secrets\": \"t0p\"}"] {
+            assert_eq!(masked(text.as_bytes()), b"***");
+        }
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Records of `webhook-states` (schemas/webhook-state.json).
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use super::{poison::Poison, settings, text::read_object};
 use crate::model::{
     health::Notice,
-    history::{Disabled, HOLD, State, StateKind},
+    history::{Disabled, HOLD, InForce, Place, State, StateKind},
     ids::{WebhookId, WorkspaceId},
     time::{Millis, parse_timestamp},
     webhook::{Activation, Webhook},
@@ -33,8 +33,16 @@ struct Read<'a> {
     at: String,
     activation: Option<Activation>,
     before: Option<String>,
+    since: Option<WrittenPlace>,
     #[serde(borrow)]
     settings: Option<&'a RawValue>,
+}
+
+/// Where a record of `webhook-settings` stood.
+#[derive(Serialize, Deserialize)]
+struct WrittenPlace {
+    at: String,
+    offset: i64,
 }
 
 /// The record that keeps an activation. Returns key and value.
@@ -91,6 +99,20 @@ pub fn encode_disabled(webhook: &Webhook, notice: &Notice) -> (String, Vec<u8>) 
     encode(webhook, "disabled", notice.at, state)
 }
 
+/// The record that keeps what is in force: `about` are settings of the same webhook. Returns key and value.
+#[must_use]
+pub fn encode_in_force(about: &Webhook, in_force: &InForce, at: Millis) -> (String, Vec<u8>) {
+    #[derive(Serialize)]
+    struct State {
+        since: WrittenPlace,
+        settings: Option<Value>,
+    }
+    let InForce { since, settings } = in_force;
+    let since = WrittenPlace { at: since.at.to_rfc3339(), offset: since.offset };
+    let state = State { since, settings: settings.as_deref().map(settings::encode) };
+    encode(about, "in_force", at, state)
+}
+
 fn encode(webhook: &Webhook, kind: &'static str, at: Millis, state: impl Serialize) -> (String, Vec<u8>) {
     let Webhook { webhook_id, workspace_id, .. } = webhook;
     let record = Written { v: 1, kind, webhook_id, workspace_id, at: at.to_rfc3339(), state };
@@ -129,8 +151,10 @@ pub fn decode(value: &[u8]) -> Result<(WebhookId, State), Poison> {
         "disabled" => State::Disabled(Disabled { activation: activation()?, at: time("at", &read.at)? }),
         "cut" => State::Cut(time("before", &read.before.ok_or_else(|| Poison::missing("before"))?)?),
         "in_force" => {
-            let settings = read.settings.ok_or_else(|| Poison::missing("settings"))?;
-            State::InForce(Box::new(settings::decode(settings.get().as_bytes())?))
+            let since = read.since.ok_or_else(|| Poison::missing("since"))?;
+            let since = Place { at: time("since.at", &since.at)?, offset: since.offset };
+            let settings = read.settings.map(|settings| settings::decode(settings.get().as_bytes()));
+            State::InForce(InForce { since, settings: settings.transpose()?.map(Box::new) })
         }
         other => {
             let expected = "expected `activation`, `disabled`, `cut` or `in_force`";
@@ -187,6 +211,19 @@ mod tests {
         let (key, value) = encode_discard(&webhook(), at);
         assert_eq!(decode_key(key.as_bytes()).unwrap().1, StateKind::Cut);
         assert!(matches!(decode(&value).unwrap().1, State::Cut(before) if before == at));
+    }
+
+    #[test]
+    fn what_is_in_force_reads_back() {
+        let since = Place { at: Millis(1_614_182_500_123), offset: 7 };
+        for settings in [Some(Box::new(webhook())), None] {
+            let stored = InForce { since, settings };
+            let (key, value) = encode_in_force(&webhook(), &stored, since.at);
+            assert_eq!(decode_key(key.as_bytes()).unwrap().1, StateKind::InForce);
+            let (id, State::InForce(read)) = decode(&value).unwrap() else { panic!("it is another kind") };
+            assert_eq!((id.as_str(), read.since), ("wh-1", since));
+            assert_eq!(read.settings.map(|w| w.label), stored.settings.map(|w| w.label));
+        }
     }
 
     #[test]

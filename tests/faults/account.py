@@ -98,9 +98,8 @@ class Ledger:
         """All boundaries that were ever committed, each checked for plausibility."""
         logged = defaultdict(set)
         group = f"{self._system.prefix}bundlehook-aggregate"
-        for line in self._system.rig.commits().splitlines():
+        for record in self._system.rig.commits():
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                record = json.loads(line)
                 key, value = record["key"]["data"], record["value"]["data"]
                 if key["group"] == group:
                     for boundary, offset in json.loads(value["metadata"])["boundaries"]:

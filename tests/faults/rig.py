@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
+# A console consumer to which nothing comes for so long has read everything.
+CONSOLE_SECONDS = 8
 
 
 class Broken(Exception):
@@ -132,16 +135,18 @@ log.dirs={log_dir}
 
     def console(self, *arguments: str) -> bytes:
         """Output of Kafka's console consumer, which ends once nothing came for some seconds."""
-        command = [
-            "java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self._services.kafka_classpath(),
-            f"-Dlog4j2.configurationFile={ROOT / 'deploy/local/log4j2.properties'}",
-            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", self.brokers, "--from-beginning",
-            "--timeout-ms", "8000", *arguments,
-        ]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(self._console(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
         if b"Processed a total of" not in done.stderr:
             raise Broken(f"the console consumer: {done.stderr.decode(errors='replace')[-2000:]}")
         return done.stdout
+
+    def _console(self, *arguments: str) -> list[str]:
+        return [
+            "java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self._services.kafka_classpath(),
+            f"-Dlog4j2.configurationFile={ROOT / 'deploy/local/log4j2.properties'}",
+            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", self.brokers, "--from-beginning",
+            "--timeout-ms", f"{1000 * CONSOLE_SECONDS}", *arguments,
+        ]
 
     def records(self, topic: str) -> Iterator[dict[str, Any]]:
         """All records of a topic: partition, offset, timestamp, headers, key, value (text; None for a tombstone)."""
@@ -157,11 +162,23 @@ log.dirs={log_dir}
                     "key": None if key == "\x01" else key, "value": None if value == "\x01" else value,
                 }
 
-    def commits(self) -> bytes:
-        """All offsets ever committed, as JSON lines."""
-        return self.console(
-            "--topic", "__consumer_offsets", "--formatter", "org.apache.kafka.tools.consumer.OffsetsMessageFormatter"
-        )
+    def commits(self) -> Iterator[dict[str, Any]]:
+        """All offsets that were committed before now. Roles that run go on committing, so the topic never falls silent."""
+        began = 1000 * time.time()
+        formatter = "org.apache.kafka.tools.consumer.OffsetsMessageFormatter"
+        command = self._console("--topic", "__consumer_offsets", "--formatter", formatter)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reading:
+            last_old = time.monotonic()
+            for line in reading.stdout or ():
+                if not line.startswith(b"{"):
+                    continue
+                commit = json.loads(line)
+                if ((commit.get("value") or {}).get("data") or {}).get("commitTimestamp", 0) < began:
+                    last_old = time.monotonic()
+                    yield commit
+                elif time.monotonic() - last_old > CONSOLE_SECONDS:
+                    reading.terminate()
+                    return
 
     # -- Redis --
 

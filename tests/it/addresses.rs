@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use self::names::{NAMES, decide};
 use self::urls::{SETTINGS, URLS};
@@ -110,6 +110,27 @@ async fn no_url_leads_inside() {
     assert_eq!(taking.requests().len(), 1);
 }
 
+/// The system connects to 127.0.0.1 where a program says 0.0.0.0: another address than the one that was vetted, which
+/// only a look at the peer shows.
+#[tokio::test]
+async fn a_peer_that_is_not_the_vetted_address_gets_nothing() {
+    let inside = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let port = inside.local_addr().expect("a bound socket has an address").port();
+    let url = format!("http://0.0.0.0:{port}/");
+    let setup =
+        system(3_000).env("BUNDLEHOOK_ALLOW_ADDRESSES", "0.0.0.0/32").env("BUNDLEHOOK_RETRY_SCHEDULE", "1h");
+    let Some(system) = setup.start(&[webhook("wh", "ws", &url, json!({}))]).await else { return };
+
+    system.publish(&[event("ws", "c", "1")]).await;
+
+    let attempts = attempts(&system, 1).await;
+    assert_eq!(attempts["wh"]["outcome"], "forbidden_address");
+    let (mut reached, _) = inside.accept().await.expect("a listener accepts");
+    let mut got = Vec::new();
+    reached.read_to_end(&mut got).await.expect("the other side closes");
+    assert!(got.is_empty(), "it got {got:?}");
+}
+
 #[tokio::test]
 async fn no_answer_of_a_resolver_leads_inside() {
     assert!(NAMES.len() >= 15, "the table is to have 15 rows");
@@ -145,6 +166,10 @@ async fn no_answer_of_a_resolver_leads_inside() {
         (&flips[0]["outcome"], &flips[1]["outcome"]),
         (&json!("forbidden_address"), &json!("delivered"))
     );
+    for shown in first.values().filter_map(|attempt| attempt["error"].as_str()) {
+        let inside = ["127.0.0.", "10.1.2.3", "169.254.", "::", "db.internal", "localhost"];
+        assert!(!inside.iter().any(|inside| shown.contains(inside)), "{shown}");
+    }
     assert!(first.values().all(|attempt| attempt["counted"] == (attempt["outcome"] != "delivered")));
     let absolute = |question: &dns::Question| {
         let aliases = ["db.internal", "localhost"];

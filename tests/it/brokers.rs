@@ -1,13 +1,10 @@
 //! Kafka in trouble: the roles wait and go on; what can't heal ends the process, so that its supervisor starts it anew.
 
-use rdkafka::{
-    ClientConfig,
-    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
-    client::DefaultClientContext,
-};
 use serde_json::json;
 
-use crate::support::{Kafka, LIMIT, Load, Role, event, ok, receiver, system, webhook};
+use crate::support::{
+    Kafka, LIMIT, Load, Role, System, end_offsets, event, ok, receiver, system, wait_until, webhook,
+};
 
 /// A member that is gone is given up after so long.
 const SESSION: &str = "session.timeout.ms=6000,heartbeat.interval.ms=500,reconnect.backoff.max.ms=500";
@@ -35,6 +32,107 @@ async fn a_broker_that_dies_under_load_and_comes_back_loses_and_repeats_nothing(
     }
 }
 
+async fn assert_alive(system: &System) {
+    for role in [&system.aggregate, &system.deliver] {
+        assert!(role.process.get("/livez").await.is_ok_and(|(status, _)| status == 200));
+    }
+}
+
+/// Each of three brokers dies in turn, so that each partition changes its leader, and the groups their coordinators.
+#[tokio::test]
+async fn leaders_that_change_under_load_lose_and_repeat_nothing() {
+    let Some(kafka) = Kafka::start(3).await else { return };
+    let load = Load::new();
+    let setup = system(2_000).kafka(kafka).partitions(3).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(system) = setup.start(&load.webhooks()).await else { return };
+    system.kafka.wait_in_sync(3).await;
+
+    let count = load
+        .run(&system, async {
+            load.wait_more(50).await;
+            for node in 0..3 {
+                system.kafka.kill9(node);
+                system.kafka.wait_in_sync(2).await;
+                load.wait_more(50).await;
+                system.kafka.restart(node).await;
+                system.kafka.wait_in_sync(3).await;
+            }
+            load.wait_more(50).await;
+        })
+        .await;
+
+    system.wait_done().await;
+    load.assert_all(count, 0);
+    assert_alive(&system).await;
+}
+
+/// Messages are taken, but nothing may be written that follows from them: nothing is committed, and nothing is sent.
+#[tokio::test]
+async fn too_few_replicas_in_sync_are_waited_out() {
+    let Some(kafka) = Kafka::start(3).await else { return };
+    let load = Load::new();
+    let setup = system(2_000).kafka(kafka).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(system) = setup.start(&load.webhooks()).await else { return };
+    system.kafka.wait_in_sync(3).await;
+    let outputs = ["bundles", "delivery-attempts", "waiting-deliveries", "webhook-health"];
+    for topic in outputs {
+        system.kafka.configure_topic(&system.topic(topic), &[("min.insync.replicas", "3")]).await;
+    }
+    let ends = async |topic: &str| end_offsets(system.kafka.servers(), &system.topic(topic)).await;
+
+    let count = load
+        .run(&system, async {
+            load.wait_more(50).await;
+            system.kafka.kill9(2);
+            system.kafka.wait_in_sync(2).await;
+            let (events, bundles) = (ends("message-events").await, ends("bundles").await);
+            wait_until("many messages", LIMIT, async || ends("message-events").await[0] > events[0] + 300)
+                .await;
+            assert_eq!(ends("bundles").await, bundles, "too few replicas take nothing");
+            assert_alive(&system).await;
+            system.kafka.restart(2).await;
+            load.wait_more(50).await;
+
+            // With two of three down there is no majority either; messages wait with everything else.
+            system.kafka.wait_in_sync(3).await;
+            system.kafka.kill9(0);
+            system.kafka.kill9(1);
+            assert_alive(&system).await;
+            system.kafka.restart(0).await;
+            system.kafka.restart(1).await;
+            load.wait_more(50).await;
+        })
+        .await;
+
+    system.wait_done().await;
+    load.assert_all(count, 0);
+}
+
+#[tokio::test]
+async fn a_full_disk_of_a_broker_loses_nothing_and_heals_when_there_is_room() {
+    let Some(kafka) = Kafka::start_on_small_disk(3, 96).await else { return };
+    let load = Load::new();
+    let setup = system(2_000).kafka(kafka).partitions(3).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    let Some(system) = setup.start(&load.webhooks()).await else { return };
+    system.kafka.wait_in_sync(3).await;
+
+    let count = load
+        .run(&system, async {
+            load.wait_more(50).await;
+            system.kafka.fill_disk().await;
+            load.wait_more(100).await;
+            system.kafka.free_disk();
+            system.kafka.restart(0).await;
+            system.kafka.wait_in_sync(3).await;
+            load.wait_more(50).await;
+        })
+        .await;
+
+    system.wait_done().await;
+    load.assert_all(count, 0);
+    assert_alive(&system).await;
+}
+
 /// The end of a process, with what it said.
 async fn ended(role: &Role) -> String {
     let status = role.process.wait_exit(LIMIT).await;
@@ -56,14 +154,8 @@ async fn a_fatal_error_of_consumer_or_producer_ends_the_process_with_its_cause()
     assert!(said.contains("the consumer of aggregate can't go on"), "{said}");
     second.wait_claimed(1).await;
 
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", system.kafka.servers())
-        .create()
-        .expect("an admin client needs no network");
     let topic = system.topic("bundles");
-    let limit = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "2000");
-    let options = AdminOptions::new().request_timeout(Some(LIMIT));
-    admin.alter_configs([&limit], &options).await.expect("the broker answers");
+    system.kafka.configure_topic(&topic, &[("max.message.bytes", "2000")]).await;
     let mut large = event("ws", "c", "large");
     large["message"]["text"] = (0..5_000).map(|n| n.to_string()).collect::<String>().into();
     system.publish(&[large]).await;

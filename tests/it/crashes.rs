@@ -6,12 +6,9 @@ use bundlehook::io::clock;
 use serde_json::json;
 
 use crate::support::{
-    Answer, LIMIT, Request, System, answer, event, hang, members, message_ids, ok, receiver, status, system,
-    wait_until, webhook,
+    Answer, LIMIT, Request, SESSION, System, answer, event, hang, members, message_ids, ok, receiver, status,
+    system, wait_until, webhook,
 };
-
-/// A dead member of a group is noticed after so long.
-const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
 
 fn sorted_ids(requests: &[Request]) -> Vec<String> {
     let mut ids: Vec<String> = requests.iter().flat_map(message_ids).collect();
@@ -323,11 +320,12 @@ async fn a_rebuild_sends_nothing_of_a_window_that_was_closed_before() {
     let Some(system) = setup.start(&[settings]).await else { return };
     let phase = || clock::now().0.rem_euclid(4_000);
     wait_until("the end of a window to come near", LIMIT, async || (3_000..3_700).contains(&phase())).await;
-    let in_former = clock::now().to_rfc3339();
-    system.publish(&[event("ws", "a", "000")]).await;
+    let first = event("ws", "a", "000");
+    let in_former = first["message"]["timestamp"].clone();
+    system.publish(&[first]).await;
     wait_until("the next window to begin", LIMIT, async || phase() < 1_000).await;
     let mut late = event("ws", "a", "002");
-    late["message"]["timestamp"] = in_former.into();
+    late["message"]["timestamp"] = in_former;
     system.publish(&[event("ws", "b", "001"), late]).await;
     receiver.wait_for(|requests| requests.len() == 1, "the former window").await;
     system.wait_committed_offset("aggregate", "message-events", 1).await;

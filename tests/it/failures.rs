@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, LIMIT, Record, Request, System, Tenant, answer, event, message_ids, ok, receiver, status, system,
-    tenant, webhook,
+    Answer, LIMIT, Record, Request, SESSION, System, Tenant, answer, event, message_ids, ok, receiver,
+    status, system, tenant, webhook,
 };
 
 /// Fails requests to the path `/none` by their number among those; all others succeed.
@@ -125,9 +125,8 @@ async fn wait_failures(system: &System, least: u64) {
 async fn a_redis_that_forgets_or_goes_backwards_changes_no_count_and_disables_nobody_twice() {
     let failing = receiver(status(500));
     let settings = webhook("wh", "ws", &failing.url("/"), json!({}));
-    let setup = system(2_000)
-        .env("BUNDLEHOOK_RETRY_SCHEDULE", "400ms")
-        .env("BUNDLEHOOK_KAFKA_PROPERTIES", "session.timeout.ms=1500,heartbeat.interval.ms=300");
+    let setup =
+        system(2_000).env("BUNDLEHOOK_RETRY_SCHEDULE", "400ms").env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
     let Some(mut system) = setup.start(&[settings]).await else { return };
     let slot = format!("{{{}wh:wh}}:health", system.prefix);
     let events: Vec<_> = (0..5).map(|n| event("ws", &format!("c{n}"), &n.to_string())).collect();

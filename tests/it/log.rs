@@ -13,12 +13,9 @@ use bundlehook::wire::skips::{SkipRecord, WebhookSkips};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Behaviour, LIMIT, Outgoing, Record, System, answer, committed, event, message_ids, ok, receiver,
-    system, wait_until, webhook,
+    Answer, Behaviour, LIMIT, Outgoing, Record, SESSION, System, answer, committed, event, message_ids, ok,
+    receiver, system, wait_until, webhook,
 };
-
-/// A dead member of a group is noticed after so long.
-const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
 
 fn id(webhook: &str) -> WebhookId {
     WebhookId::parse(webhook).expect("it is an id")

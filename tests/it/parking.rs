@@ -8,12 +8,10 @@ use bundlehook::wire::waiting::WaitingDelivery;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, LIMIT, Outgoing, Receiver, Record, Request, System, answer, committed, event, message_ids, ok,
-    receiver, refuse, status, system, wait_until, webhook,
+    Answer, LIMIT, Outgoing, Receiver, Record, Request, SESSION, System, answer, committed, event,
+    message_ids, ok, receiver, refuse, status, system, wait_until, webhook,
 };
 
-/// A dead member of a group is noticed after so long.
-const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
 const CHATS: usize = 40;
 const PARKED: &str = "bundlehook_deliveries_parked{";
 
@@ -176,6 +174,31 @@ async fn a_queue_that_is_lost_under_a_running_process_is_rebuilt() {
     wait_no_waiting_delivery(&system).await;
 }
 
+/// Nobody has written it for so long that ends of waiting may be gone from the log that it has not heard of.
+#[tokio::test]
+async fn a_queue_that_nobody_wrote_for_long_is_rebuilt_from_the_log() {
+    const COUNT: usize = 100;
+    let dead = receiver(refuse());
+    let Some(mut system) = start(&dead, &[], "300ms").await else { return };
+    system.publish(&events("ws-dead", 0..COUNT)).await;
+    system.deliver.wait_sum(PARKED, COUNT as f64).await;
+    system.deliver.process.sigterm();
+    assert!(system.deliver.process.wait_exit(LIMIT).await.success());
+
+    let owner = format!("{{{}bundles:0}}:owner", system.prefix);
+    let written: i64 = system.redis.command(&["HGET", &owner, "written_at"]).await;
+    let long_ago = (written - 13 * 3_600_000).to_string();
+    system.redis.command::<i64>(&["HSET", &owner, "written_at", &long_ago]).await;
+    dead.set(ok()).await;
+    system.restart("deliver").await;
+
+    let rebuilt = "bundlehook_claims_total{role=\"deliver\",state=\"rebuilt\"}";
+    system.deliver.wait_sum(rebuilt, 1.0).await;
+    system.wait_delivered().await;
+    assert_once_and_in_order(&dead.requests(), 0..COUNT);
+    wait_no_waiting_delivery(&system).await;
+}
+
 #[tokio::test]
 async fn what_the_system_holds_survives_a_restart_and_goes_when_the_owner_switches_off() {
     const COUNT: usize = 300;
@@ -274,9 +297,10 @@ async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliv
     const COUNT: usize = 3_000;
     let slow = receiver(answer(|_| Answer::status(200).after(Duration::from_millis(40))));
     let Some(mut system) = start(&slow, &[], "300ms").await else { return };
-    // The lane is there before there is more than it can hold.
+    // The lane is there, and has nothing parked, before there is more than it can hold.
     system.publish(&events("ws-dead", 0..CHATS)).await;
     slow.wait_for(|requests| requests.len() == CHATS, "the first ones").await;
+    system.wait_delivered().await;
     system.publish(&events("ws-dead", CHATS..COUNT)).await;
     system.deliver.wait_sum(PARKED, 500.0).await;
     let committed = committed(
@@ -285,8 +309,9 @@ async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliv
         &system.topic("bundles"),
     )
     .await;
-    let first_parked =
-        latest(&system).await.keys().filter_map(|key| key.strip_prefix("0/")?.parse::<i64>().ok()).min();
+    let mut parked = latest(&system).await;
+    parked.retain(|_, record| record.value.is_some());
+    let first_parked = parked.keys().filter_map(|key| key.strip_prefix("0/")?.parse::<i64>().ok()).min();
     let committed = committed[0].offset;
     assert!(committed < first_parked, "something waits in memory: {committed:?}, {first_parked:?}");
 

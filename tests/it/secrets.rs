@@ -11,11 +11,12 @@ use crate::support::{Answer, Finished, System, answer, event, process, receiver,
 const SECRET: &str = "whsec_Y2FuYXJ5LXNlY3JldC1jYW5hcnktc2VjcmV0";
 const HEADER: &str = "canary-header-0123456789";
 const QUERY: &str = "canary-query-0123456789";
-const TOPICS: [&str; 11] = [
+const TOPICS: [&str; 12] = [
     "message-events",
     "webhook-settings",
     "webhook-states",
     "webhook-health",
+    "message-skips",
     "bundles",
     "waiting-deliveries",
     "delivery-attempts",
@@ -51,7 +52,9 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
     let echo = receiver(answer(|request| {
         let said: Vec<_> = request.headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
         let token = request.header("x-token").unwrap_or_default();
-        Answer::status(500).header("x-echo", token).body(said.join("\n"))
+        let target = format!("POST {} HTTP/1.1", request.path);
+        let answer = Answer::status(500).header("x-echo", token).header("x-target", &target);
+        answer.body(format!("{target}\n{}", said.join("\n")))
     }));
     let (keys, url) = (keys(), echo.url(&format!("/?token={QUERY}")));
     let setup = system(3_000)
@@ -86,6 +89,18 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
         ("aggregate's metrics", system.aggregate.process.metrics().await),
         ("deliver's metrics", system.deliver.process.metrics().await),
     ];
+    for args in [
+        &["webhook", "log", "wh", "--json"][..],
+        &["webhook", "log", "wh"],
+        &["webhook", "show", "wh", "--json"],
+        &["webhook", "list"],
+        &["inspect", "--json"],
+        &["doctor"],
+    ] {
+        let finished = tool(&system, args, "true").await;
+        assert!(!finished.stdout.is_empty(), "{args:?}: {finished:?}");
+        written.push((args[0], format!("{finished:?}")));
+    }
     for topic in TOPICS {
         let records = system.records(topic).await;
         let text = |bytes: &Option<Vec<u8>>| {
@@ -117,7 +132,50 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
         assert!(*place == "webhook-settings" || !text.contains(QUERY), "`{QUERY}` stands in {place}");
     }
     let log = written.iter().find(|(place, _)| *place == "delivery-attempts").map(|(_, text)| text.clone());
-    assert!(log.is_some_and(|text| text.contains("x-echo")), "what the endpoint sent back is there, masked");
+    let log = log.expect("it was searched");
+    for sent_back in ["x-echo", "x-target", "POST /?token=***", "authorization: "] {
+        assert!(log.contains(sent_back), "`{sent_back}` was sent back and is there, masked: {log}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_sealed_waits_for_its_key_and_nothing_is_sent_without_it() {
+    let (keys, taking) = (keys(), receiver(crate::support::ok()));
+    let Some(mut system) = system(3_000).start(&[]).await else { return };
+    let settings = [webhook("wh", "ws", &taking.url("/"), json!({"secrets": [SECRET]}))];
+    let published = publish(&system, &settings, Some(&keys)).await;
+    assert!(published.status.success(), "{published:?}");
+
+    system.publish(&[event("ws", "c", "1")]).await;
+    let attempts = system.wait_records("delivery-attempts", |records| records.len() > 1).await;
+    let attempt = attempts[0].json();
+    let shown = ["counted", "failures", "response", "error"].map(|field| attempt[field].clone());
+    let text = "could not be sent for a reason on our side; this does not count";
+    assert_eq!(shown, [json!(false), json!(0), Value::Null, json!(text)]);
+    let said = system.deliver.process.stderr();
+    assert!(said.contains("is sealed with the key `test-1`, which is not among the sealing keys"), "{said}");
+    assert!(taking.requests().is_empty(), "nothing is sent unsigned");
+
+    system.deliver.process.sigkill();
+    system.set("BUNDLEHOOK_SEALING_KEYS", &keys.path().to_string_lossy());
+    system.restart("deliver").await;
+    let requests = taking.wait_for(|seen| !seen.is_empty(), "the request").await;
+    let genuine = standardwebhooks::Webhook::new(SECRET).expect("it is a secret");
+    genuine.verify(&requests[0].body, &requests[0].headers).expect("it was signed with what was sealed");
+    system.wait_delivered().await;
+    assert_eq!(taking.requests().len(), 1);
+}
+
+/// Runs a tool with what the roles have.
+async fn tool(system: &System, args: &[&str], required: &str) -> Finished {
+    let launch = process(args[0]).args(args[1..].iter().copied());
+    launch
+        .env("BUNDLEHOOK_KAFKA_BROKERS", system.kafka.servers())
+        .env("BUNDLEHOOK_REDIS_URL", system.redis.url())
+        .env("BUNDLEHOOK_TOPIC_PREFIX", &system.prefix)
+        .env("BUNDLEHOOK_REQUIRE_SEALED", required)
+        .run()
+        .await
 }
 
 #[tokio::test]
@@ -134,10 +192,17 @@ async fn plain_secrets_from_upstream_are_warned_of_or_refused() {
         if required == "true" {
             let dead = system.wait_records("dead-letters", |records| !records.is_empty()).await;
             assert!(dead[0].header("detail").is_some_and(|detail| detail.contains(expected)));
+            assert_eq!(dead[0].json()["headers"], json!({"x-token": "***"}));
+            assert_eq!(dead[0].json()["url"], echo.url("/"), "the rest is there");
+            assert_eq!(tool(&system, &["webhook", "show", "wh"], required).await.status.code(), Some(66));
+            assert_eq!(tool(&system, &["webhook", "disable", "wh"], required).await.status.code(), Some(66));
+            let found = tool(&system, &["doctor"], required).await.stdout;
+            assert!(found.contains(expected) && !found.contains(HEADER), "{found}");
         } else {
             system.publish(&[event("ws", "c", "1")]).await;
             echo.wait_for(|seen| !seen.is_empty(), "the request").await;
             assert!(system.deliver.process.stderr().contains(expected));
+            assert!(tool(&system, &["webhook", "disable", "wh"], required).await.status.success());
         }
         assert!(!system.deliver.process.stderr().contains(HEADER));
     }

@@ -23,7 +23,7 @@ fn root() -> &'static Path {
 
 /// The block of a language on the page.
 fn snippet(language: &str) -> String {
-    let page = std::fs::read_to_string(root().join("docs/receiving.md")).expect("the page is there");
+    let page = std::fs::read_to_string(root().join("docs/delivery.md")).expect("the page is there");
     let block = page.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next());
     block.expect("the page has the block").to_owned()
 }

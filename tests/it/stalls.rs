@@ -5,11 +5,8 @@ use std::{collections::HashSet, time::Duration};
 use serde_json::json;
 
 use crate::support::{
-    Answer, LIMIT, Load, answer, event, message_ids, receiver, system, wait_until, webhook,
+    Answer, LIMIT, Load, SESSION, answer, event, message_ids, receiver, system, wait_until, webhook,
 };
-
-/// A member that stands still is given up after so long.
-const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
 
 fn owned(role: &str) -> String {
     format!("bundlehook_partitions_owned{{role=\"{role}\"}}")

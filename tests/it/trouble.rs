@@ -25,7 +25,8 @@ async fn wait_met(system: &System, trouble: &str) {
 async fn whatever_redis_suffers_the_roles_wait_and_go_on() {
     let load = Load::new();
     let persistent = ["--appendonly", "yes", "--appendfsync", "always", "--busy-reply-threshold", "100"];
-    let redis = redis_with(RedisKind::Single, &persistent).await;
+    let slow_to_load = ["--key-load-delay", "100", "--loading-process-events-interval-bytes", "1024"];
+    let redis = redis_with(RedisKind::Single, &[&persistent[..], &slow_to_load].concat()).await;
     let network = proxy(redis.addr());
     let setup = system(2_000)
         .redis(redis)
@@ -99,9 +100,13 @@ async fn not_answer(system: &System, load: &Load, network: &Proxy) {
 }
 
 async fn die(system: &System, load: &Load) {
+    // So much that it takes seconds to be loaded, during which Redis says so.
+    let much = "for n = 1, 30000 do redis.call('SET', 'much:' .. n, 'x') end";
+    system.redis.command::<()>(&["EVAL", much, "0"]).await;
     system.redis.kill9();
     wait_met(system, "reset by peer").await;
     system.redis.restart().await;
+    wait_met(system, "BusyLoading").await;
     load.wait_more(20).await;
 
     // What is written from now on is lost with the next death.

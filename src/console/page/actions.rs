@@ -21,7 +21,7 @@ use crate::{
 
 /// The part of the page about the signing secret.
 #[derive(Template)]
-#[template(path = "console/secret.html")]
+#[template(path = "secret.html", config = ".askama.toml")]
 struct SecretPart {
     secret: Secret,
 }

@@ -6,9 +6,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-const CSS: &str = include_str!("../../../assets/console.css");
-const SCRIPT: &str = include_str!("../../../assets/console.js");
-const HTMX: &str = include_str!("../../../assets/htmx.min.js");
+const CSS: &str = include_str!("../assets/console.css");
+const SCRIPT: &str = include_str!("../assets/console.js");
+const HTMX: &str = include_str!("../assets/htmx.min.js");
 
 pub async fn asset(Path(name): Path<String>) -> Response {
     let (kind, text) = match name.as_str() {

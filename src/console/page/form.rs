@@ -150,13 +150,13 @@ fn zapier(url: &str, most: &str) -> Option<String> {
 }
 
 #[derive(Template)]
-#[template(path = "console/form.html")]
+#[template(path = "form.html", config = ".askama.toml")]
 struct FormPart {
     form: SettingsForm,
 }
 
 #[derive(Template)]
-#[template(path = "console/new.html")]
+#[template(path = "new.html", config = ".askama.toml")]
 struct NewPage {
     frame: Frame,
     form: SettingsForm,

@@ -10,7 +10,7 @@ use crate::console::{Shared, identity::Caller, problem::Problem};
 const CHANGES: usize = 200;
 
 #[derive(Template)]
-#[template(path = "console/list.html")]
+#[template(path = "list.html", config = ".askama.toml")]
 struct ListPage {
     frame: Frame,
     hooks: Vec<Hook>,
@@ -19,7 +19,7 @@ struct ListPage {
 }
 
 #[derive(Template)]
-#[template(path = "console/list_rows.html")]
+#[template(path = "list_rows.html", config = ".askama.toml")]
 struct Rows {
     hooks: Vec<Hook>,
     editable: bool,
@@ -41,7 +41,7 @@ struct FieldRow {
 }
 
 #[derive(Template)]
-#[template(path = "console/changes.html")]
+#[template(path = "changes.html", config = ".askama.toml")]
 struct ChangesPage {
     frame: Frame,
     changes: Vec<ChangeRow>,

@@ -112,14 +112,14 @@ impl Frame {
 }
 
 #[derive(Template)]
-#[template(path = "console/problem.html")]
+#[template(path = "problem.html", config = ".askama.toml")]
 struct ProblemPage {
     title: String,
     detail: String,
 }
 
 #[derive(Template)]
-#[template(path = "console/said.html")]
+#[template(path = "said.html", config = ".askama.toml")]
 struct Said<'a> {
     class: &'a str,
     text: &'a str,

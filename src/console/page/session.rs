@@ -18,7 +18,7 @@ use crate::console::{
 };
 
 #[derive(Template)]
-#[template(path = "console/sign_in.html")]
+#[template(path = "sign_in.html", config = ".askama.toml")]
 struct SignInPage {
     problem: Option<String>,
 }

@@ -22,7 +22,7 @@ const SAMPLE_SINGLE: &str = include_str!("../../../tests/examples/message.json")
 const SAMPLE_BUNDLE: &str = include_str!("../../../tests/examples/bundle.json");
 
 #[derive(Template)]
-#[template(path = "console/webhook.html")]
+#[template(path = "webhook.html", config = ".askama.toml")]
 struct WebhookPage {
     frame: Frame,
     hook: Hook,
@@ -33,14 +33,14 @@ struct WebhookPage {
 }
 
 #[derive(Template)]
-#[template(path = "console/state.html")]
+#[template(path = "state.html", config = ".askama.toml")]
 struct StatePart {
     frame: Frame,
     hook: Hook,
 }
 
 #[derive(Template)]
-#[template(path = "console/log.html")]
+#[template(path = "log.html", config = ".askama.toml")]
 struct LogPart {
     frame: Frame,
     hook: Hook,

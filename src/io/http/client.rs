@@ -1,11 +1,6 @@
 //! Sends one request and classifies what comes of it.
 
-use std::{
-    error::Error,
-    net::SocketAddr,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{error::Error, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -33,6 +28,7 @@ use crate::{
     model::{
         address::AddressPolicy,
         delivery::{Answer, Outcome},
+        retry::parse_retry_after,
     },
 };
 
@@ -137,9 +133,10 @@ async fn read(response: http::Response<Incoming>, deadline: Instant) -> Answer {
             Ok(Some(Err(_))) | Err(_) => truncated = true,
         }
     }
+    let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     Answer {
         status: head.status,
-        retry_after: retry_after(&head.headers),
+        retry_after: retry_after.and_then(|text| parse_retry_after(text, clock::now())),
         headers: shown(&head.headers),
         body: String::from_utf8_lossy(&kept).into_owned(),
         body_bytes: kept.len() as u64,
@@ -150,16 +147,6 @@ async fn read(response: http::Response<Incoming>, deadline: Instant) -> Answer {
 fn shown(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
-}
-
-/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock::now().0.unsigned_abs());
-    httpdate::parse_http_date(value).ok()?.duration_since(now).ok()
 }
 
 /// What an error says about the attempt, by its type and those of what caused it.

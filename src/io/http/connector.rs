@@ -188,3 +188,19 @@ fn own_addresses() -> io::Result<Vec<IpAddr>> {
     };
     Ok(interfaces.filter_map(|interface| interface.address.and_then(ip)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_this_host_are_known() {
+        let own = own_addresses().unwrap();
+        assert!(own.contains(&"127.0.0.1".parse().unwrap()), "{own:?}");
+        let policy = AddressPolicy::default();
+        for ip in &own {
+            let address = SocketAddr::from((*ip, 443));
+            assert_eq!(policy.vet(address, &own), Err(Refusal::OwnAddress(address)));
+        }
+    }
+}

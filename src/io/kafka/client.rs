@@ -30,6 +30,27 @@ pub fn with_properties(config: &mut ClientConfig, settings: &KafkaSettings) {
     }
 }
 
+/// The configuration of a consumer that is told which partitions to read, and from where: it is in no group and commits
+/// nothing. `own` is what it sets beside that.
+#[must_use]
+pub fn reading_config(settings: &KafkaSettings, what: &str, own: &[(&str, &str)]) -> ClientConfig {
+    let mut config = client_config(settings);
+    config
+        // Asked for by librdkafka.
+        .set("group.id", format!("bundlehook-{what}"))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "50")
+        .set("fetch.queue.backoff.ms", "10");
+    for (name, value) in own {
+        config.set(*name, *value);
+    }
+    with_properties(&mut config, settings);
+    config
+}
+
 /// Logs what librdkafka reports, once. The end of a partition is no error.
 pub fn log_error(error: &KafkaError, reason: &str) {
     if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{
-    client::{LoggingContext, with_properties},
+    client::{LoggingContext, reading_config},
     intake::RecordBatch,
 };
 use crate::config::KafkaSettings;
@@ -39,16 +39,12 @@ impl Cursor {
         partition: i32,
         from: i64,
     ) -> Result<Self, KafkaError> {
-        let mut config = super::client_config(settings);
-        config
-            .set("group.id", "bundlehook-cursor")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "error")
-            .set("fetch.wait.max.ms", "50")
-            .set("fetch.queue.backoff.ms", "10")
-            .set("queued.max.messages.kbytes", "4096");
-        with_properties(&mut config, settings);
+        let own = [
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "false"),
+            ("queued.max.messages.kbytes", "4096"),
+        ];
+        let config = reading_config(settings, "cursor", &own);
         let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(from))?;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::client::{LoggingContext, with_properties};
+use super::client::{LoggingContext, reading_config};
 use crate::config::KafkaSettings;
 
 /// A process that has not read its topics to their end for so long is not ready.
@@ -82,8 +82,6 @@ impl Following {
 /// Which topics to follow.
 pub struct Follow<'a> {
     pub settings: &'a KafkaSettings,
-    /// Never joined; for the brokers' logs.
-    pub group: String,
     pub topics: Vec<String>,
     /// What they hold, for messages: a noun in the singular.
     pub what: &'static str,
@@ -98,16 +96,8 @@ impl Follow<'_> {
     /// # Errors
     /// If librdkafka refuses the configuration.
     pub fn start(self, make: impl FnOnce(Following) -> Take) -> Result<Following, KafkaError> {
-        let mut config = super::client_config(self.settings);
-        config
-            .set("group.id", self.group)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
-            .set("enable.partition.eof", "true")
-            .set("fetch.queue.backoff.ms", "10")
-            .set("fetch.wait.max.ms", if self.embedded { "10" } else { "100" });
-        with_properties(&mut config, self.settings);
+        let wait = if self.embedded { "10" } else { "100" };
+        let config = reading_config(self.settings, "follow", &[("fetch.wait.max.ms", wait)]);
         let (sender, fresh) = watch::channel(None);
         let following = Following { what: self.what, fresh };
         let mut topics = Vec::new();

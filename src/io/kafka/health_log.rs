@@ -42,7 +42,6 @@ impl HealthLog {
     ) -> Result<Self, KafkaError> {
         let follow = Follow {
             settings,
-            group: topics.group("health"),
             topics: vec![topics.webhook_health.clone()],
             what: "log of health",
             embedded,

@@ -9,7 +9,7 @@ use rdkafka::{
     message::Headers,
 };
 
-use super::client::{LoggingContext, with_properties};
+use super::client::{LoggingContext, reading_config};
 use crate::{config::KafkaSettings, model::time::Millis};
 
 /// Longest wait for a broker's answer.
@@ -44,19 +44,12 @@ impl RecordReader {
     /// # Errors
     /// If librdkafka refuses the configuration.
     pub fn new(settings: &KafkaSettings, topic: &str, partition: i32) -> Result<Self, KafkaError> {
-        let mut config = super::client_config(settings);
-        config
-            .set("group.id", "bundlehook-reader")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "earliest")
-            .set("fetch.wait.max.ms", "50")
-            .set("fetch.queue.backoff.ms", "10")
-            .set("fetch.message.max.bytes", "524288")
-            .set("receive.message.max.bytes", "134217728")
-            .set("queued.max.messages.kbytes", "1024");
-        with_properties(&mut config, settings);
+        let own = [
+            ("fetch.message.max.bytes", "524288"),
+            ("receive.message.max.bytes", "134217728"),
+            ("queued.max.messages.kbytes", "1024"),
+        ];
+        let config = reading_config(settings, "reader", &own);
         let consumer = config.create_with_context(LoggingContext)?;
         Ok(Self { consumer, topic: topic.to_owned(), partition, next: None })
     }

@@ -12,7 +12,7 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
 };
 
-use super::client::{LoggingContext, with_properties};
+use super::client::{LoggingContext, reading_config};
 use crate::{config::KafkaSettings, model::time::Millis};
 
 /// Longest wait for a broker's answer.
@@ -71,17 +71,7 @@ pub async fn offset_at(
 }
 
 fn consumer(settings: &KafkaSettings) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
-    let mut config = super::client_config(settings);
-    config
-        .set("group.id", "bundlehook-replay")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "earliest")
-        .set("fetch.wait.max.ms", "50")
-        .set("fetch.queue.backoff.ms", "10");
-    with_properties(&mut config, settings);
-    config.create_with_context(LoggingContext)
+    reading_config(settings, "replay", &[]).create_with_context(LoggingContext)
 }
 
 /// Reads a partition from an offset to the end that it has now, or until it is told to break off, and returns that end.

@@ -62,7 +62,6 @@ impl SettingsTail {
     ) -> Result<Self, KafkaError> {
         let follow = Follow {
             settings,
-            group: topics.group("tail"),
             topics: vec![topics.webhook_settings.clone(), topics.webhook_states.clone()],
             what: "log of settings",
             embedded,
@@ -135,19 +134,6 @@ impl Reader {
         }
     }
 
-    /// Secrets in the clear are refused or, where they just arrived, warned of.
-    fn sealed(&self, webhook: Webhook) -> Result<Webhook, Poison> {
-        if webhook.has_plain_secrets && self.require_sealed {
-            let detail =
-                "`secrets` or `headers` are in the clear, expected them sealed (`BUNDLEHOOK_REQUIRE_SEALED`)";
-            return Err(Poison { reason: PoisonReason::InvalidSettings, detail: detail.to_owned() });
-        }
-        if webhook.has_plain_secrets && self.following.is_live() {
-            warn!(webhook = %webhook.webhook_id, "settings hold secrets in the clear");
-        }
-        Ok(webhook)
-    }
-
     fn take_settings(&self, place: Place, message: &BorrowedMessage<'_>) {
         let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
         let Some(value) = message.payload() else {
@@ -158,25 +144,35 @@ impl Reader {
             }
             return;
         };
-        match usable(message.key(), value).and_then(|webhook| self.sealed(webhook)) {
+        match usable(message.key(), value, self.require_sealed) {
             Ok(webhook) => {
+                if webhook.has_plain_secrets && self.following.is_live() {
+                    warn!(webhook = %webhook.webhook_id, "settings hold secrets in the clear");
+                }
                 debug!(webhook = %webhook.webhook_id, offset = place.offset, "settings read");
                 directory.change(place, &webhook.webhook_id.clone(), Some(webhook));
             }
-            Err(poison) => self.refuse(message, poison),
+            Err(poison) => {
+                let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+                if let Some(id) = key.and_then(|key| WebhookId::parse(key).ok()) {
+                    directory.refuse(place, &id);
+                }
+                self.report(message, poison);
+            }
         }
     }
 
-    /// The former settings stay in force. What was refused before this process started was reported then.
-    fn refuse(&self, message: &BorrowedMessage<'_>, poison: Poison) {
+    /// What was refused before this process started was reported then.
+    fn report(&self, message: &BorrowedMessage<'_>, poison: Poison) {
         warn!(offset = message.offset(), %poison, "settings that can't be used");
         if self.following.is_live() {
+            let value = message.payload().unwrap_or_default();
             let unusable = Unusable {
                 partition: message.partition(),
                 offset: message.offset(),
                 arrived: Millis(message.timestamp().to_millis().unwrap_or_default()),
                 key: message.key().unwrap_or_default().to_vec(),
-                value: message.payload().unwrap_or_default().to_vec(),
+                value: if self.require_sealed { settings::masked(value) } else { value.to_vec() },
                 poison,
             };
             // Nobody listens in roles that do not keep dead letters.
@@ -200,12 +196,18 @@ impl Reader {
     }
 }
 
-/// The settings of a record of `webhook-settings`.
+/// The settings of a record of `webhook-settings`. Secrets in the clear are refused if they are to be sealed.
 ///
 /// # Errors
 /// [`Poison`] if they can't be used.
-pub fn usable(key: Option<&[u8]>, value: &[u8]) -> Result<Webhook, Poison> {
-    settings::decode(value).and_then(|webhook| keyed(webhook, key))
+pub fn usable(key: Option<&[u8]>, value: &[u8], require_sealed: bool) -> Result<Webhook, Poison> {
+    let webhook = settings::decode(value).and_then(|webhook| keyed(webhook, key))?;
+    if webhook.has_plain_secrets && require_sealed {
+        let detail =
+            "`secrets` or `headers` are in the clear, expected them sealed (`BUNDLEHOOK_REQUIRE_SEALED`)";
+        return Err(Poison { reason: PoisonReason::InvalidSettings, detail: detail.to_owned() });
+    }
+    Ok(webhook)
 }
 
 /// Settings whose key is another webhook's would not be compacted with their own.

@@ -33,11 +33,11 @@ pub enum LetterError {
 }
 
 #[derive(Template)]
-#[template(path = "mail/notice.txt", escape = "none")]
+#[template(path = "notice.txt", config = ".askama.toml", escape = "none")]
 struct TextPart<'a>(&'a Words);
 
 #[derive(Template)]
-#[template(path = "mail/notice.html")]
+#[template(path = "notice.html", config = ".askama.toml")]
 struct HtmlPart<'a>(&'a Words);
 
 /// What is filled in.

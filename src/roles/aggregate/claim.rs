@@ -13,6 +13,7 @@ use crate::{
         redis::windows::{Found, WindowStore},
     },
     model::{bundle::Source, position::ClosedWindow, window::WindowRules},
+    ops::failpoint,
     roles::process::Process,
     wire::metadata::{AggregateMetadata, Metadata},
 };
@@ -37,13 +38,16 @@ pub(super) async fn claim<'a>(
     let process = &role.process;
     let mut store = WindowStore::new(process.redis.clone(), process.topics.prefix(), partition, token);
     let found = store.claim().await?;
+    failpoint::reach("aggregate.token-set");
     let (safe, mut metadata, former_token) = starting_point(role, feed, token).await?;
     metadata.token = token;
     if metadata.rules.adopt(role.windows.rule(), clock::now()) {
         info!(partition, "other terms of windows take effect when the windows that are open have closed");
     }
     let text = metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
+    failpoint::reach("aggregate.claiming");
     feed.commit(safe, text).await?;
+    failpoint::reach("aggregate.claim-committed");
     let usable = is_usable(&found, &metadata.topic, former_token, safe.max(remembered.unwrap_or(safe)));
     let claims = |state| process.metrics.claims.with_label_values(&["aggregate", state]);
     let applied = match found {
@@ -69,6 +73,7 @@ pub(super) async fn claim<'a>(
             safe
         }
     };
+    failpoint::reach("aggregate.state-taken");
     let skips = published_to(role, feed, &metadata.topic).await?.max(metadata.skips);
     let skips = skips.unwrap_or(metadata.none);
     metadata.skips = Some(skips);

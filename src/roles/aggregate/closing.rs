@@ -10,6 +10,7 @@ use crate::{
     flow::window_to_bundle::{Bundler, Bundles, Occasion, WindowContent},
     io::{clock, kafka::publisher::AckGroup, redis::windows::SealedPart},
     model::{position::ClosedWindow, time::Millis, window::WindowKey},
+    ops::failpoint,
 };
 
 /// Windows closed in one step.
@@ -128,6 +129,7 @@ impl Partition<'_> {
             let occasion = Occasion::Closed(*position);
             let bundles = self.bundles(&WindowContent { key, part, occasion, log })?;
             self.publish_all(&bundles, &acks).await?;
+            failpoint::reach("aggregate.closing");
         }
         self.progress.closings.push_back(ClosedPage { boundary, windows, last, acks });
         // A page without any bundle has nothing that would wake the loop.

@@ -31,6 +31,7 @@ use crate::{
         bundle::{BundleRecord, Source},
         time::Millis,
     },
+    ops::failpoint,
     wire::{
         bundle,
         metadata::{AggregateMetadata, Metadata},
@@ -265,6 +266,7 @@ impl<'a> Partition<'a> {
         if !fresh {
             return Err(Trouble::Fatal("the settings are no longer read".to_owned()));
         }
+        failpoint::reach("aggregate.polled");
         let mut segment: Vec<Record<'_>> = Vec::with_capacity(batch.len().min(SEGMENT_RECORDS));
         let start = self.position;
         for record in batch.iter().filter(|record| record.offset >= start) {
@@ -320,9 +322,11 @@ impl<'a> Partition<'a> {
                 Err(error) => return Err(error.into()),
             }
         };
+        failpoint::reach("aggregate.applied");
         let metrics = &self.role.process.metrics;
         metrics.redis_duration.with_label_values(&["apply"]).observe(started.elapsed().as_secs_f64());
         self.publish(&plan, &applied, segment, next).await?;
+        failpoint::reach("aggregate.produced");
         self.count(&plan, &applied, segment);
         self.skips.count(&plan, &applied, next);
         self.metadata.skips = Some(self.skips.done());
@@ -511,8 +515,10 @@ impl<'a> Partition<'a> {
 
     async fn commit_now(&mut self, feed: &PartitionFeed, safe: i64, text: String) -> Result<bool, Trouble> {
         let metrics = &self.role.process.metrics;
+        failpoint::reach("aggregate.committing");
         match feed.commit(safe, text.clone()).await {
             Ok(()) => {
+                failpoint::reach("aggregate.committed");
                 metrics.commits.with_label_values(&["aggregate"]).inc();
                 self.committed = (safe, text);
                 Ok(true)
@@ -562,6 +568,7 @@ impl<'a> Partition<'a> {
                 () = tokio::time::sleep(TICK) => {}
             }
         }
+        failpoint::reach("aggregate.boundary-logged");
         Ok(())
     }
 

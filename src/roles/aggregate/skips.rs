@@ -27,8 +27,8 @@ use crate::{
     },
     model::{bundle::Source, event::Skip, ids::WebhookId, statistics::Day, time::Millis},
     roles::{
-        follow::{Following, HandOver, Items},
         process::Process,
+        reflecting::{HandOver, Items, Reflecting},
     },
     wire::skips::{SkipRecord, WebhookSkips},
 };
@@ -60,13 +60,13 @@ impl Skips {
     /// Everything below an offset is published. The views follow until this is dropped.
     pub fn new(process: &Process, source: &Source, done: i64) -> Self {
         let partition = source.partition;
-        let following = Following {
+        let reflecting = Reflecting {
             process: process.clone(),
             topic: process.topics.message_skips.clone(),
             source: ViewSource { kind: ViewKind::Skips, partition },
             read,
         };
-        let (views, follower) = following.begin();
+        let (views, follower) = reflecting.begin();
         Self {
             source: source.clone(),
             done,

@@ -32,6 +32,7 @@ use crate::{
         time::Millis,
         webhook::Webhook,
     },
+    ops::failpoint,
     wire::{self, attempt},
 };
 
@@ -77,11 +78,14 @@ impl Deliver {
         slot: RequestSlot,
     ) -> Attempted {
         let sent = self.send_once(&mut queued.delivery, &current.webhook).await;
+        failpoint::reach("deliver.answered");
         let settlement = sent.settlement;
         // After a failure nothing takes its place before the lane knows that the circuit has tripped.
         let slot = Some(slot).filter(|_| settlement != Settlement::Delivered);
         let (verdict, health) = self.take_in(&queued, &current, lease, &sent, &seen).await;
+        failpoint::reach("deliver.counted");
         self.publish_record(&queued, &current, &sent, verdict, &health).await;
+        failpoint::reach("deliver.recorded");
         let health = self.publish_notices(&current, health, &seen).await;
         self.report(&queued, settlement, verdict, &health, sent.error.as_deref());
         Attempted { queued, settlement, took: sent.duration, health, in_flight, slot }
@@ -234,6 +238,7 @@ impl Deliver {
                 headers: &[],
             };
             self.publish(&outgoing).await;
+            failpoint::reach("deliver.health-logged");
         }
         let outgoing = Outgoing {
             topic: &topics.delivery_attempts,
@@ -275,9 +280,11 @@ impl Deliver {
         if health.outbox.is_empty() {
             return health;
         }
+        failpoint::reach("deliver.outbox");
         for notice in &health.outbox {
             self.publish_notice(current, notice).await;
         }
+        failpoint::reach("deliver.noticed");
         let published = health.outbox;
         let clear = |health: &mut Health| health.outbox.retain(|notice| !published.contains(notice));
         self.update_health(current, seen, clear).await.1
@@ -293,6 +300,7 @@ impl Deliver {
             };
             let (key, value) = (record.key.as_bytes(), Some(record.value.as_slice()));
             self.publish(&Outgoing { topic, partition: None, key, value, headers: &record.headers }).await;
+            failpoint::reach("deliver.notice");
         }
         let kind = wire::notice::kind(notice.kind);
         self.process.metrics.notices.with_label_values(&[kind]).inc();

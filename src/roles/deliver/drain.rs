@@ -6,7 +6,11 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::{Deliver, parking::Parking, queued::Queued};
+use super::{
+    Deliver,
+    parking::Parking,
+    queued::{Origin, Queued},
+};
 use crate::{
     flow::{
         bundle_to_delivery::Delivery,
@@ -150,17 +154,14 @@ impl Deliver {
         if page.is_empty() {
             return Some(Vec::new());
         }
-        let kib = |parked: &Parked| parked.bytes / 1024 + 1;
-        let most = self.settings.waiting_memory * 1024;
-        let memory = self.memory.clone().acquire_many_owned(page.iter().map(kib).sum::<u32>().min(most));
-        let mut room = tokio::select! {
-            room = memory => room.ok()?,
+        let memory = self.memory.take_page(page.iter().map(|parked| parked.bytes as usize));
+        let rooms = tokio::select! {
+            rooms = memory => rooms,
             () = wish.parking.settlements().revoked().cancelled() => return None,
         };
         let records = self.bodies(wish, page.iter().map(|parked| parked.offset).collect()).await?;
         let mut deliveries = Vec::with_capacity(page.len());
-        for (parked, record) in page.iter().zip(records) {
-            let own = room.split((kib(parked) as usize).min(room.num_permits()))?;
+        for ((parked, room), record) in page.iter().zip(rooms).zip(records) {
             let Some((head, body)) = record.and_then(|record| verified(parked, record)) else {
                 let (partition, offset) = (wish.parking.partition(), parked.offset);
                 error!(webhook = %wish.webhook, partition, offset, "the body of a parked delivery is gone");
@@ -177,7 +178,7 @@ impl Deliver {
                 refusals: parked.refusals,
             };
             let (parking, metrics) = (wish.parking.clone(), &self.process.metrics);
-            deliveries.push(Queued::new(delivery, parking, Some(*parked), own, metrics));
+            deliveries.push(Queued::new(delivery, parking, Origin::Queue(*parked), room, metrics));
         }
         Some(deliveries)
     }

@@ -15,6 +15,7 @@ use super::{
     attempt::{Attempted, SharedSeen, span_until},
     chats::Chats,
     drain::PAGE_BYTES,
+    flying::Flying,
     parking::Parking,
     queued::Queued,
     slots::{RequestSlot, RequestSlots},
@@ -44,8 +45,6 @@ const MOST_ATTEMPTS: usize = 128;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it looks at its webhook's health, if nothing else makes it.
 const LOOK_AT_HEALTH: Duration = Duration::from_secs(30);
-/// Most bytes that a lane lets wait in memory.
-const LANE_BYTES: usize = 1024 * 1024;
 /// Longest that a delivery waits in memory before its offset may move on.
 const IN_MEMORY: Duration = Duration::from_secs(30);
 /// Most deliveries of a page.
@@ -57,6 +56,8 @@ pub(super) enum Message {
     Offered(Box<Queued>),
     /// Its webhook has deliveries parked there.
     Parked(Parking),
+    /// Nothing of that claim is to stay in memory without being parked, not even what is in flight.
+    Unload(Parking),
 }
 
 pub(super) struct Lane {
@@ -70,6 +71,8 @@ pub(super) struct Lane {
     /// Slots for requests; free again as soon as a success is there, or a failure is taken in.
     requests: RequestSlots,
     ramp: Ramp,
+    /// The deliveries that they are about.
+    flying: Flying,
     seen: SharedSeen,
     /// As far as this lane knows, after the outcome of this number.
     circuit: Circuit,
@@ -96,6 +99,7 @@ impl Lane {
             chats: Chats::default(),
             sources,
             in_flight: JoinSet::new(),
+            flying: Flying::default(),
             requests: RequestSlots::default(),
             ramp,
             seen: Arc::new(Mutex::new(Seen::default())),
@@ -219,6 +223,7 @@ impl Lane {
         match message {
             Message::Offered(queued) => self.offered(*queued),
             Message::Parked(parking) => self.sources.told(parking),
+            Message::Unload(parking) => self.free(&parking),
         }
     }
 
@@ -227,9 +232,8 @@ impl Lane {
         let reason = match self.circuit {
             Circuit::Tripped { .. } => Reason::Tripped,
             Circuit::Disabled { .. } => Reason::Disabled,
-            Circuit::Healthy if !queued.parking.can_pass(&self.webhook) => Reason::LaneFull,
-            Circuit::Healthy if self.chats.bytes() + queued.delivery.body.len() > LANE_BYTES => self.full(),
-            Circuit::Healthy => return self.chats.push(queued),
+            Circuit::Healthy if queued.may_go() => return self.chats.push(queued),
+            Circuit::Healthy => Reason::LaneFull,
         };
         let partition = queued.parking.partition();
         queued.park(reason, None);
@@ -239,12 +243,6 @@ impl Lane {
         } else {
             self.sources.rewind(Some(partition));
         }
-    }
-
-    /// Why a lane without room has none.
-    fn full(&self) -> Reason {
-        let limited = self.current().is_some_and(|current| current.webhook.max_per_second.is_some());
-        if limited { Reason::Rate } else { Reason::LaneFull }
     }
 
     /// Parks everything that waits in memory, or everything of one partition. What is parked already is forgotten until
@@ -261,6 +259,20 @@ impl Lane {
         self.sources.rewind(partition);
     }
 
+    /// Parks all that is in memory of a claim, and what is in flight: so its offset can move on, whatever the endpoint does.
+    /// An attempt that is parked ends like any other one of a parked delivery.
+    fn free(&mut self, parking: &Parking) {
+        let reason = self.deliver.why_full(&self.webhook);
+        self.unload(Some(parking.partition()), reason);
+        // Nothing may be pulled yet, so what is in flight could not be told from what is not.
+        if !parking.is_announced() {
+            return;
+        }
+        for offset in self.flying.park(parking, reason) {
+            self.sources.hold(parking, offset);
+        }
+    }
+
     /// Lets the source's offset move on past what waits for long.
     fn park_overdue(&mut self) {
         let is_overdue = |queued: &Queued| !queued.is_parked() && queued.since.elapsed() >= IN_MEMORY;
@@ -272,8 +284,14 @@ impl Lane {
             false
         });
         for partition in partitions {
-            self.unload(Some(partition), self.full());
+            self.unload(Some(partition), self.deliver.why_full(&self.webhook));
         }
+    }
+
+    /// What is pulled stays in memory until it goes: what the webhook's limit allows within two seconds.
+    fn most_by_rate(&self) -> usize {
+        let rate = self.current().and_then(|current| current.webhook.max_per_second);
+        rate.map_or(usize::MAX, |rate| 2 * usize::from(rate))
     }
 
     /// How many deliveries there is room for.
@@ -282,7 +300,7 @@ impl Lane {
         match self.circuit {
             Circuit::Healthy => {
                 let has_room = waiting < 2 * self.ramp.allowed() && (self.chats.bytes() as u64) < PAGE_BYTES;
-                if has_room { (4 * self.ramp.allowed()).min(PAGE) } else { 0 }
+                if has_room { (4 * self.ramp.allowed()).min(PAGE).min(self.most_by_rate()) } else { 0 }
             }
             Circuit::Tripped { next_at, .. } => {
                 usize::from(clock::now() >= next_at && waiting == 0 && self.in_flight.is_empty())
@@ -362,6 +380,7 @@ impl Lane {
     async fn start(&mut self, current: Current, lease: Option<Uuid>, slot: RequestSlot) {
         if let Some(queued) = self.chats.start_first() {
             if let Some(in_flight) = queued.parking.settlements().begin() {
+                self.flying.begin(&queued);
                 let seen = self.seen.clone();
                 let attempt = self.deliver.clone().attempt(queued, current, lease, seen, in_flight, slot);
                 self.in_flight.spawn(attempt);
@@ -397,7 +416,8 @@ impl Lane {
     }
 
     fn finish(&mut self, attempted: Attempted) {
-        let Attempted { queued, settlement, took, health, in_flight, slot } = attempted;
+        let Attempted { mut queued, settlement, took, health, in_flight, slot } = attempted;
+        self.flying.end(&mut queued);
         let (chat, partition) = (queued.chat(), queued.parking.partition());
         if settlement == Settlement::Delivered {
             self.ramp.succeeded(took, self.chats.waiting() > 0);

@@ -1,11 +1,13 @@
 //! The role `deliver`: `bundles` to the customers' URLs.
 
-mod activations;
 mod attempt;
 mod bodies;
 mod chats;
 mod drain;
+mod flying;
+mod keeping;
 mod lane;
+mod memory;
 mod parker;
 mod parking;
 mod partition;
@@ -21,14 +23,15 @@ mod views;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     lane::{Lane, Message},
+    memory::{Memory, Room, Share},
     parking::Parking,
     queued::Queued,
     testing::Tests,
@@ -46,7 +49,7 @@ use crate::{
         redis::{health::HealthStore, turns::Turns},
         sealing_keys,
     },
-    model::ids::WebhookId,
+    model::{ids::WebhookId, parked::Reason},
     wire::sealing::Keys,
 };
 
@@ -65,10 +68,10 @@ struct Deliver {
     turns: Turns,
     /// Requests run apart, so that no endpoint can delay the reading.
     requests: tokio::runtime::Handle,
-    /// Room for bundles that wait, in KiB.
-    memory: Arc<Semaphore>,
+    /// Room for bundles that wait.
+    memory: Memory,
     tests: Tests,
-    lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Message>>>,
+    lanes: Mutex<HashMap<WebhookId, LaneEnd>>,
 }
 
 /// Starts the role. It runs until the intake is stopped. `requests` is the runtime that requests run on.
@@ -112,7 +115,7 @@ pub async fn start(
         health_log,
         views: Views::default(),
         turns: Turns::new(process.redis.clone(), prefix),
-        memory: Arc::new(Semaphore::new(settings.waiting_memory as usize * 1024)),
+        memory: Memory::new(settings.waiting_memory),
         tests: Tests::default(),
         lanes: Mutex::default(),
         process: process.clone(),
@@ -120,7 +123,7 @@ pub async fn start(
         from,
         requests,
     });
-    tokio::spawn(activations::keep(process.clone()));
+    tokio::spawn(keeping::keep(process.clone()));
     let spawn = Box::new(move |feed| {
         let deliver = deliver.clone();
         Box::pin(async move { partition::work(deliver, feed).await }) as _
@@ -128,23 +131,52 @@ pub async fn start(
     Ok(Intake::start(&process.kafka, &options, spawn)?)
 }
 
+/// A lane, as others see it.
+struct LaneEnd {
+    inbox: mpsc::UnboundedSender<Message>,
+    /// Of the memory.
+    share: Share,
+}
+
 impl Deliver {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<WebhookId, LaneEnd>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hands a delivery to the lane of its webhook.
     fn offer(self: &Arc<Self>, queued: Queued) {
-        let webhook = queued.delivery.head.webhook_id.clone();
-        self.send(&webhook, Message::Offered(Box::new(queued)));
+        let (webhook, share) = (queued.delivery.head.webhook_id.clone(), queued.share());
+        self.send(&webhook, Message::Offered(Box::new(queued)), share);
+    }
+
+    /// Room in memory for a body that was just read, if its webhook may have it.
+    fn room(&self, webhook: &WebhookId, bytes: usize) -> Option<Room> {
+        let share = self.lanes().get(webhook).map(|lane| lane.share.clone()).unwrap_or_default();
+        self.memory.take(&share, bytes)
+    }
+
+    /// Why a webhook has more than may wait in memory.
+    fn why_full(&self, webhook: &WebhookId) -> Reason {
+        let current = self.process.tail.directory().current(webhook);
+        let limited = current.is_some_and(|current| current.webhook.max_per_second.is_some());
+        if limited { Reason::Rate } else { Reason::LaneFull }
+    }
+
+    /// Has all deliveries of a claim parked that a lane has in memory or in flight.
+    fn unload(self: &Arc<Self>, webhook: &WebhookId, parking: &Parking) {
+        self.send(webhook, Message::Unload(parking.clone()), Share::default());
     }
 
     /// Tells the lane of a webhook that it has deliveries parked.
     fn tell(self: &Arc<Self>, webhook: &WebhookId, parking: &Parking) {
-        self.send(webhook, Message::Parked(parking.clone()));
+        self.send(webhook, Message::Parked(parking.clone()), Share::default());
     }
 
     /// Sends to the lane of a webhook, which begins if there is none.
-    fn send(self: &Arc<Self>, webhook: &WebhookId, message: Message) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+    fn send(self: &Arc<Self>, webhook: &WebhookId, message: Message, share: Share) {
+        let mut lanes = self.lanes();
         let message = match lanes.get(webhook) {
-            Some(lane) => match lane.send(message) {
+            Some(lane) => match lane.inbox.send(message) {
                 Ok(()) => return,
                 // Its task died; the panic was reported.
                 Err(returned) => returned.0,
@@ -154,13 +186,13 @@ impl Deliver {
         let (sender, inbox) = mpsc::unbounded_channel();
         // Just created: its receiver is alive.
         let _ = sender.send(message);
-        lanes.insert(webhook.clone(), sender);
+        lanes.insert(webhook.clone(), LaneEnd { inbox: sender, share });
         tokio::spawn(Lane::new(self.clone(), webhook.clone(), inbox).run());
     }
 
     /// Ends a lane that has nothing to do, unless something was offered to it meanwhile.
     fn retire(&self, webhook: &WebhookId, inbox: &mpsc::UnboundedReceiver<Message>) -> bool {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = self.lanes();
         let idle = inbox.is_empty();
         if idle {
             lanes.remove(webhook);

@@ -17,6 +17,7 @@ use crate::{
         redis::queue::{Changes, QueueStore},
     },
     model::{ids::WebhookId, parked::Parked},
+    ops::failpoint,
     wire::waiting::{self, Key, WaitingDelivery},
 };
 
@@ -56,7 +57,14 @@ async fn carry_out(deliver: &Arc<Deliver>, parking: &Parking, orders: &[Order]) 
         changes.entry(change.webhook().clone()).or_default().insert(change.offset(), entry);
     }
     group.complete().await;
+    for Order { change, .. } in orders {
+        failpoint::reach(match change {
+            Change::Put { .. } => "deliver.put",
+            Change::TakeOut { .. } => "deliver.taken-out",
+        });
+    }
     let left = deliver.apply(parking.queue(), &changes, group.last_offset() + 1).await?;
+    failpoint::reach("deliver.queued");
     debug!(partition = parking.partition(), orders = orders.len(), "parked and taken out");
     let left: Vec<(WebhookId, u64)> = changes.into_keys().zip(left).collect();
     for webhook in parking.carried_out(orders, &left) {

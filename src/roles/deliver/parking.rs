@@ -67,7 +67,14 @@ struct Held {
     told: bool,
     /// Its lane has pulled everything, so what is read from now on can stand behind that in memory.
     all_pulled: bool,
+    /// How often its lane has given back what it had in memory.
+    given_back: u64,
 }
+
+/// When a delivery was let pass: as long as its lane has given nothing back since, nothing that is parked stands before
+/// it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Pass(u64);
 
 impl Held {
     fn is_empty(&self) -> bool {
@@ -209,14 +216,28 @@ impl Parking {
         state.webhooks.iter_mut().map(tell).collect()
     }
 
+    /// True if lanes were told of what is parked.
+    pub fn is_announced(&self) -> bool {
+        self.0.state().announced
+    }
+
     /// True if a webhook has something parked, or about to be.
     pub fn holds(&self, webhook: &WebhookId) -> bool {
         self.0.state().webhooks.get(webhook).is_some_and(|held| !held.is_empty())
     }
 
-    /// True if a delivery of a webhook that was just read may go to its lane: nothing that is parked can come after it.
-    pub fn can_pass(&self, webhook: &WebhookId) -> bool {
-        self.0.state().webhooks.get(webhook).is_none_or(Held::can_pass)
+    /// Lets a delivery of a webhook that was just read go to its lane, if nothing that is parked can come after it.
+    pub fn pass(&self, webhook: &WebhookId) -> Option<Pass> {
+        match self.0.state().webhooks.get(webhook) {
+            None => Some(Pass::default()),
+            Some(held) => held.can_pass().then_some(Pass(held.given_back)),
+        }
+    }
+
+    /// True if a delivery that was let pass may still go before all that is parked.
+    pub fn is_valid(&self, webhook: &WebhookId, pass: Pass) -> bool {
+        // Where nothing is parked any more, all that was is done with.
+        self.0.state().webhooks.get(webhook).is_none_or(|held| held.given_back == pass.0)
     }
 
     /// The lane of a webhook has so many of its parked deliveries in memory or in flight, and found no more; or (none)
@@ -225,11 +246,13 @@ impl Parking {
         if let Some(held) = self.0.state().webhooks.get_mut(webhook) {
             let all = |taken| held.coming.is_empty() && held.count == (taken + held.leaving.len()) as u64;
             held.all_pulled = taken.is_some_and(all);
+            held.given_back += u64::from(taken.is_none());
         }
     }
 
-    /// Orders a delivery to be parked. It is `settles` for one that was not parked before.
-    pub fn put(
+    /// Orders a delivery to be parked that its lane had in memory or in flight. It is `settles` for one that was not parked
+    /// before.
+    pub fn give_back(
         &self,
         owner: Owner,
         parked: Parked,
@@ -237,8 +260,13 @@ impl Parking {
         settles: bool,
         in_flight: Option<InFlight>,
     ) {
-        let change = Change::Put { owner, parked, reason, settles };
-        self.order(Order { change, in_flight });
+        self.0.state().webhooks.entry(owner.webhook_id.clone()).or_default().given_back += 1;
+        self.order(Order { change: Change::Put { owner, parked, reason, settles }, in_flight });
+    }
+
+    /// Orders a delivery to be parked that was just read.
+    pub fn put(&self, owner: Owner, parked: Parked, reason: Reason) {
+        self.order(Order { change: Change::Put { owner, parked, reason, settles: true }, in_flight: None });
     }
 
     /// Orders a parked delivery to be taken out, as it is done with.

@@ -16,7 +16,7 @@ use super::{
     bodies::Bodies,
     parker,
     parking::Parking,
-    queued::Queued,
+    queued::{Origin, Queued},
     recorded::{self, RecordedAttempts},
     restore::{Restored, Restoring},
     settlements::Settlements,
@@ -32,10 +32,8 @@ use crate::{
         },
         redis::queue::QueueStore,
     },
-    model::{
-        bundle::BundleHead,
-        parked::{Parked, Reason},
-    },
+    model::{bundle::BundleHead, ids::WebhookId, parked::Parked},
+    ops::failpoint,
     wire::{
         PoisonReason,
         bundle::{self, BundleError},
@@ -52,9 +50,6 @@ const LAST_COMMITS: usize = 5;
 const QUEUE_BROKEN: &str = "its queue of parked deliveries can't be used";
 /// Pause before a claim is tried again.
 const CLAIM_PAUSE: Duration = Duration::from_millis(500);
-/// At most so many bundles are read ahead of the oldest that is not settled.
-const READ_AHEAD: usize = 20_000;
-
 /// Claims a partition and works on it, again and again, until it is revoked.
 pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
     let _watch = deliver.process.watch_for_panic("partition of bundles");
@@ -114,6 +109,8 @@ struct Worker {
     parked: HashSet<i64>,
     /// Lanes pull from the queue.
     announced: bool,
+    /// The last bundle that was to be parked, since nothing behind it can be committed before.
+    freed: Option<(i64, WebhookId)>,
     committed: (i64, String),
 }
 
@@ -131,6 +128,7 @@ impl Worker {
         let topics = &process.topics;
         let queue = QueueStore::new(process.redis.clone(), topics.prefix(), partition, token);
         let found = queue.claim().await.map_err(|error| error.to_string())?;
+        failpoint::reach("deliver.token-set");
         let (low, high) = feed.watermarks(&topics.bundles).await.map_err(describe)?;
         let (start, taken_in, attempts, former) = if let Some((offset, text)) =
             feed.committed().await.map_err(describe)?
@@ -160,6 +158,7 @@ impl Worker {
         let text = metadata.encode().map_err(|error| error.to_string())?;
         let began = Instant::now();
         feed.commit(start, text.clone()).await.map_err(describe)?;
+        failpoint::reach("deliver.claim-committed");
         let (mut recorded, attempts_to) = recorded::read(process, partition, attempts).await?;
         let records = feed.watermarks(&topics.waiting_deliveries).await.map_err(describe)?;
         let restoring = Restoring {
@@ -206,6 +205,7 @@ impl Worker {
             recorded,
             parked: ahead,
             announced: false,
+            freed: None,
             committed: (start, text),
         })
     }
@@ -221,7 +221,7 @@ impl Worker {
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
         let (parking, claim) = (self.parking.clone(), self.settlements.revoked().clone());
         loop {
-            let room = self.settlements.unsettled() < READ_AHEAD;
+            let room = self.settlements.unsettled() < self.deliver.settings.read_ahead as usize;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -235,6 +235,7 @@ impl Worker {
                 },
             }
             self.announce();
+            self.free_front();
             if Instant::now() >= next_commit {
                 next_commit = Instant::now() + COMMIT_INTERVAL;
                 self.commit(feed).await?;
@@ -259,6 +260,19 @@ impl Worker {
         for webhook in self.parking.announce() {
             self.deliver.tell(&webhook, &self.parking);
         }
+    }
+
+    /// Has the oldest bundle that is not settled parked, with what waits with it, where half of the room for reading ahead
+    /// is used up: reading never waits for an endpoint.
+    fn free_front(&mut self) {
+        if self.settlements.unsettled() < self.deliver.settings.read_ahead as usize / 2 {
+            return;
+        }
+        let front = self.settlements.front();
+        if let Some((_, webhook)) = front.as_ref().filter(|_| front != self.freed) {
+            self.deliver.unload(webhook, &self.parking);
+        }
+        self.freed = front;
     }
 
     /// Lets what is in flight end, so that the next claim knows of it. Where the partition stays with this process, that
@@ -371,11 +385,9 @@ impl Worker {
     fn deliver_or_park(&self, record: &Record<'_>, head: BundleHead, attempts: u32, refusals: u32) {
         let value = record.value.unwrap_or_default();
         let (offset, bundled_at) = (record.offset, record.arrived);
-        let kib = value.len() as u32 / 1024 + 1;
-        let room = Some(self.deliver.memory.clone())
-            .filter(|_| self.parking.can_pass(&head.webhook_id))
-            .and_then(|memory| memory.try_acquire_many_owned(kib).ok());
-        let Some(room) = room else {
+        let pass = self.parking.pass(&head.webhook_id);
+        let passed = pass.and_then(|pass| Some((pass, self.deliver.room(&head.webhook_id, value.len())?)));
+        let Some((pass, room)) = passed else {
             let parked = Parked {
                 offset,
                 bundle_id: head.bundle_id,
@@ -386,13 +398,14 @@ impl Worker {
                 attempts,
                 refusals,
             };
+            let reason = self.deliver.why_full(&head.webhook_id);
             let BundleHead { webhook_id, workspace_id, chat_id, .. } = head;
             let owner = Owner { webhook_id, workspace_id, chat_id };
-            return self.parking.put(owner, parked, Reason::LaneFull, true, None);
+            return self.parking.put(owner, parked, reason);
         };
         let delivery = self.delivery(record, head, attempts, refusals);
         let metrics = &self.deliver.process.metrics;
-        self.deliver.offer(Queued::new(delivery, self.parking.clone(), None, room, metrics));
+        self.deliver.offer(Queued::new(delivery, self.parking.clone(), Origin::Read(pass), room, metrics));
     }
 
     fn delivery(&self, record: &Record<'_>, head: BundleHead, attempts: u32, refusals: u32) -> Delivery {
@@ -419,6 +432,7 @@ impl Worker {
             return Ok(true);
         }
         let began = Instant::now();
+        failpoint::reach("deliver.committing");
         let result = feed.commit(offset, text.clone()).await;
         let cause = match &result {
             Ok(()) => {

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::{parking::Parking, settlements::InFlight};
+use super::{
+    memory::{Room, Share},
+    parking::{Parking, Pass},
+    settlements::InFlight,
+};
 use crate::{
     flow::bundle_to_delivery::Delivery,
     io::clock,
@@ -25,10 +27,17 @@ pub(super) struct Queued {
     pub parking: Parking,
     /// Since when it is in memory.
     pub since: Instant,
-    /// What the queue holds of it, if it is parked.
-    parked: Option<Parked>,
-    _room: OwnedSemaphorePermit,
+    origin: Origin,
+    room: Room,
     counted: Waiting,
+}
+
+/// Where a delivery comes from.
+pub(super) enum Origin {
+    /// It was just read, and let pass.
+    Read(Pass),
+    /// Its queue, which holds this of it.
+    Queue(Parked),
 }
 
 /// Counts a delivery as waiting as long as it lives.
@@ -45,26 +54,25 @@ impl Drop for Waiting {
 }
 
 impl Queued {
-    /// A delivery that was just read, or (`parked`) pulled from its queue.
-    pub fn new(
-        delivery: Delivery,
-        parking: Parking,
-        parked: Option<Parked>,
-        room: OwnedSemaphorePermit,
-        metrics: &Metrics,
-    ) -> Self {
+    /// A delivery that comes into memory.
+    pub fn new(delivery: Delivery, parking: Parking, origin: Origin, room: Room, metrics: &Metrics) -> Self {
         let counted = Waiting { metrics: metrics.clone(), bytes: delivery.body.len() as i64 };
         metrics.deliveries_waiting.inc();
         metrics.deliveries_waiting_bytes.add(counted.bytes);
-        Self { delivery, parking, since: Instant::now(), parked, _room: room, counted }
+        Self { delivery, parking, since: Instant::now(), origin, room, counted }
     }
 
     pub fn chat(&self) -> Chat {
         (self.delivery.head.workspace_id.clone(), self.delivery.head.chat_id.clone())
     }
 
+    /// The share of its lane.
+    pub fn share(&self) -> Share {
+        self.room.share()
+    }
+
     pub fn is_parked(&self) -> bool {
-        self.parked.is_some()
+        matches!(self.origin, Origin::Queue(_))
     }
 
     pub fn is_over(&self) -> bool {
@@ -76,16 +84,33 @@ impl Queued {
         self.parking.token() == parking.token()
     }
 
-    /// It goes to its queue, or stays there with what is known of it now. The body is forgotten.
-    pub fn park(self, reason: Reason, in_flight: Option<InFlight>) {
+    /// True if nothing that is parked stands before it.
+    pub fn may_go(&self) -> bool {
+        match self.origin {
+            Origin::Read(pass) => self.parking.is_valid(&self.delivery.head.webhook_id, pass),
+            Origin::Queue(_) => true,
+        }
+    }
+
+    /// It was parked while it was in flight.
+    pub fn set_parked(&mut self, parked: Parked) {
+        self.origin = Origin::Queue(parked);
+    }
+
+    /// What its queue is to hold of it, and of whom.
+    pub fn to_park(&self) -> (Owner, Parked) {
         let Delivery { head, body, attempts, refusals, offset, bundled_at, .. } = &self.delivery;
+        let waiting_since = match &self.origin {
+            Origin::Queue(parked) => parked.waiting_since,
+            Origin::Read(_) => clock::now(),
+        };
         let parked = Parked {
             offset: *offset,
             bundle_id: head.bundle_id,
             bytes: body.len() as u32,
             bundled_at: *bundled_at,
             arrived_at: head.arrived_at,
-            waiting_since: self.parked.map_or_else(clock::now, |parked| parked.waiting_since),
+            waiting_since,
             attempts: *attempts,
             refusals: *refusals,
         };
@@ -94,7 +119,13 @@ impl Queued {
             workspace_id: head.workspace_id.clone(),
             chat_id: head.chat_id.clone(),
         };
-        self.parking.put(owner, parked, reason, !self.is_parked(), in_flight);
+        (owner, parked)
+    }
+
+    /// It goes to its queue, or stays there with what is known of it now. The body is forgotten.
+    pub fn park(self, reason: Reason, in_flight: Option<InFlight>) {
+        let (owner, parked) = self.to_park();
+        self.parking.give_back(owner, parked, reason, !self.is_parked(), in_flight);
     }
 
     /// It is done with: by an attempt, or as `result` says.

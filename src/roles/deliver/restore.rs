@@ -30,6 +30,7 @@ use crate::{
         ids::WebhookId,
         parked::{Parked, Reason},
     },
+    ops::failpoint,
     wire::waiting::{Key, Owner, WEBHOOK_HEADER, WaitingDelivery, WaitingError},
 };
 
@@ -88,13 +89,16 @@ impl Restoring<'_> {
     /// If Redis or Kafka can't serve now, or a record was written by another release.
     pub async fn run(self, trusts_queue: bool) -> Result<Restored, String> {
         let claimed_at = self.deliver.mark_claim(self.partition, self.token, true).await;
+        failpoint::reach("deliver.claim-marked");
         let (state, from) = self.begin(claimed_at, trusts_queue).await?;
+        failpoint::reach("deliver.queue-begun");
         // A queue that is kept reflects the record of the claim that wrote it, unless that ended early.
         let reflects_claim = self.found.claimed_at.is_some_and(|claimed_at| claimed_at < from);
         let current = self.former.filter(|_| state == "kept" && reflects_claim);
         let vetting = self.replay(from, Vetting::new(current)).await?;
         self.take_back(vetting).await?;
         self.merge().await?;
+        failpoint::reach("deliver.queue-restored");
         let counts = self.queue.webhooks().await.map_err(|error| error.to_string())?;
         let ahead = self.ahead(&counts).await?;
         let parked: u64 = counts.values().sum();

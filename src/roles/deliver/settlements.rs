@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{flow::bundle_to_delivery::TakenIn, model::bundle::BundleHead};
+use crate::{
+    flow::bundle_to_delivery::TakenIn,
+    model::{bundle::BundleHead, ids::WebhookId},
+};
 
 /// The bundles of one partition, of one claim of it.
 #[derive(Clone)]
@@ -127,6 +130,15 @@ impl Settlements {
     #[must_use]
     pub fn unsettled(&self) -> usize {
         self.state(|state| state.read.len())
+    }
+
+    /// The oldest bundle that is not settled, by its offset, and its webhook.
+    #[must_use]
+    pub fn front(&self) -> Option<(i64, WebhookId)> {
+        self.state(|state| {
+            let front = state.read.front()?;
+            Some((front.offset, front.head.as_ref()?.webhook_id.clone()))
+        })
     }
 
     /// An attempt begins; none if the partition was given up, or may have been: where the process stood still, its

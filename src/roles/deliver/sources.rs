@@ -119,6 +119,15 @@ impl Sources {
         }
     }
 
+    /// A delivery is parked while it is in memory: it is not to be pulled.
+    pub fn hold(&mut self, parking: &Parking, offset: i64) {
+        self.told(parking.clone());
+        if let Some(source) = self.by_partition.get_mut(&parking.partition()) {
+            source.taken.insert(offset);
+            source.rewind(&self.webhook);
+        }
+    }
+
     /// A delivery that was pulled is in memory no more.
     pub fn forget(&mut self, queued: &Queued) {
         let source = self.by_partition.get_mut(&queued.parking.partition());

@@ -9,7 +9,12 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
 
-use super::{Deliver, attempt::SharedSeen, parking::Parking, queued::Queued};
+use super::{
+    Deliver,
+    attempt::SharedSeen,
+    parking::{Parking, Pass},
+    queued::{Origin, Queued},
+};
 use crate::{
     flow::bundle_to_delivery::Delivery,
     model::{delivery::Settlement, health::Verdict, ids::WebhookId},
@@ -73,7 +78,8 @@ impl Deliver {
             self.process.metrics.bundles_settled.with_label_values(&["dropped"]).inc();
             return parking.settlements().settle(offset);
         };
-        let queued = Queued::new(delivery, parking.clone(), None, room, &self.process.metrics);
+        let origin = Origin::Read(Pass::default());
+        let queued = Queued::new(delivery, parking.clone(), origin, room.into(), &self.process.metrics);
         let deliver = self.clone();
         tokio::spawn(async move {
             let _watch = deliver.process.watch_for_panic("test of a webhook");

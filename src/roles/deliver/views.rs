@@ -10,8 +10,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     io::redis::views::{Item, Said, ViewKind, ViewSource},
     roles::{
-        follow::{Following, HandOver, Items},
         process::Process,
+        reflecting::{HandOver, Items, Reflecting},
     },
     wire::{attempt::AttemptRecord, log_entry},
 };
@@ -23,13 +23,13 @@ pub(super) struct Views(Mutex<HashMap<i32, HandOver>>);
 impl Views {
     /// Begins to follow a partition, until the answer is dropped.
     pub fn follow(&self, process: &Process, partition: i32) -> AbortOnDropHandle<()> {
-        let following = Following {
+        let reflecting = Reflecting {
             process: process.clone(),
             topic: process.topics.delivery_attempts.clone(),
             source: ViewSource { kind: ViewKind::Attempts, partition },
             read,
         };
-        let (hand_over, follower) = following.begin();
+        let (hand_over, follower) = reflecting.begin();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, hand_over);
         AbortOnDropHandle::new(tokio::spawn(follower.run()))
     }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Check, Level};
 use crate::{
-    config::KafkaSettings,
+    config::{KafkaSettings, SealedSettings},
     io::kafka::{
         Topics,
         admin::Cluster,
@@ -29,7 +29,12 @@ type Latest = Result<(String, bool), String>;
 type Places = BTreeMap<String, BTreeSet<i32>>;
 
 /// Reads the topic whole, if it is there.
-pub async fn checks(kafka: &KafkaSettings, names: &Topics, cluster: &Cluster) -> Vec<Check> {
+pub async fn checks(
+    kafka: &KafkaSettings,
+    sealed: SealedSettings,
+    names: &Topics,
+    cluster: &Cluster,
+) -> Vec<Check> {
     let topic = &names.webhook_settings;
     if !cluster.topics.contains_key(topic) {
         return Vec::new();
@@ -41,7 +46,7 @@ pub async fn checks(kafka: &KafkaSettings, names: &Topics, cluster: &Cluster) ->
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let name = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
             shared.1.entry(name).or_default().insert(partition);
-            note(&mut shared.0, record.key, record.value);
+            note(&mut shared.0, sealed, record.key, record.value);
             ControlFlow::Continue(())
         };
         if let Err(error) = replay(kafka, topic, partition, 0, take).await {
@@ -69,14 +74,20 @@ fn of_places(topic: &str, places: &Places) -> Check {
     check.found_if(!split.is_empty(), Level::Fail, remedy)
 }
 
-fn note(latest: &mut BTreeMap<String, Latest>, key: Option<&[u8]>, value: Option<&[u8]>) {
+fn note(
+    latest: &mut BTreeMap<String, Latest>,
+    sealed: SealedSettings,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+) {
     let name = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
     match value {
         None => {
             latest.remove(&name);
         }
         Some(value) => {
-            let read = usable(key, value).map(|webhook| (webhook.workspace_id.to_string(), webhook.enabled));
+            let read = usable(key, value, sealed.require_sealed);
+            let read = read.map(|webhook| (webhook.workspace_id.to_string(), webhook.enabled));
             latest.insert(name, read.map_err(|poison| poison.detail));
         }
     }
@@ -124,6 +135,8 @@ fn of_counts(latest: &BTreeMap<String, Latest>) -> Check {
 mod tests {
     use super::*;
 
+    const OPEN: SealedSettings = SealedSettings { require_sealed: false };
+
     fn settings(id: &str, workspace: &str) -> String {
         serde_json::json!({
             "webhook_id": id, "workspace_id": workspace, "url": "https://hooks.example/x",
@@ -143,7 +156,7 @@ mod tests {
             ("c", Some(settings("c", "ws"))),
             ("d", Some(settings("other", "ws"))),
         ] {
-            note(&mut latest, Some(key.as_bytes()), value.as_deref().map(str::as_bytes));
+            note(&mut latest, OPEN, Some(key.as_bytes()), value.as_deref().map(str::as_bytes));
         }
         let check = of_usability(&latest);
         assert_eq!(check.seen, "3 webhooks, 2 switched on, 1 unusable");
@@ -167,7 +180,7 @@ mod tests {
         let mut latest = BTreeMap::new();
         for n in 0..11 {
             let id = format!("wh-{n}");
-            note(&mut latest, Some(id.as_bytes()), Some(settings(&id, "ws-big").as_bytes()));
+            note(&mut latest, OPEN, Some(id.as_bytes()), Some(settings(&id, "ws-big").as_bytes()));
         }
         let check = of_counts(&latest);
         assert_eq!(check.level, Level::Warn);

@@ -32,6 +32,18 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.0).expect("an authority can sign");
         config(certificate.der().clone(), &key)
     }
+
+    /// A server that sends far more tickets after the handshake than a response may cost.
+    fn tickets(&self, name: &str) -> Arc<ServerConfig> {
+        let mut config = Arc::unwrap_or_clone(self.server(name, |_| ()));
+        config.send_tls13_tickets = 20_000;
+        Arc::new(config)
+    }
+}
+
+/// A TLS record with a piece of the handshake.
+fn handshake(piece: &[u8]) -> Vec<u8> {
+    [&[22, 3, 3], &(piece.len() as u16).to_be_bytes()[..], piece].concat()
 }
 
 fn config(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<ServerConfig> {
@@ -87,9 +99,25 @@ pub const TLS: &[Row] = &[
     row("plain", "tls", PLAIN, || vec![Step::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Step::Hang]),
     row("garbage", "tls", PLAIN, || vec![Step::Send(vec![22, 3, 3, 0, 4, 2, 0, 0, 0]), Step::Hang]),
     row(
-        "floods",
+        "stalls-after-handshake",
         "timeout",
         |authority, name| Some(authority.server(name, |_| ())),
+        || vec![Step::Read, Step::Hang],
+    ),
+    // A message of 64 KiB that comes in records of one byte.
+    row("floods-crumbs", "tls", PLAIN, || {
+        vec![Step::Send(handshake(&[2, 0, 0xff, 0xff])), Step::Flood(handshake(&[0]).repeat(1_000))]
+    }),
+    row("floods-certificate", "tls", PLAIN, || {
+        vec![Step::Send(handshake(&[11, 0xff, 0xff, 0xff])), Step::Flood(handshake(&[0; 16 * 1024]))]
+    }),
+    row("floods-empty-records", "tls", PLAIN, || vec![Step::Flood(handshake(&[]).repeat(1_000))]),
+    row("floods-cipher-changes", "tls", PLAIN, || vec![Step::Flood([20, 3, 3, 0, 1, 1].repeat(1_000))]),
+    row("floods-warnings", "tls", PLAIN, || vec![Step::Flood([21, 3, 3, 0, 2, 1, 90].repeat(1_000))]),
+    row(
+        "floods-tickets",
+        "protocol",
+        |authority, name| Some(authority.tickets(name)),
         || vec![Step::Read, Step::Hang],
     ),
     row(

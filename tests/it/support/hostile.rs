@@ -42,6 +42,7 @@ const DRIP: Duration = Duration::from_millis(20);
 pub struct Hostile {
     addr: SocketAddr,
     connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Hostile {
@@ -53,6 +54,11 @@ impl Hostile {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+
+    /// How many connections have not ended: neither side has closed them, or the endpoint does not look.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
 }
 
 /// Starts an endpoint, with TLS if there is a configuration for it.
@@ -61,16 +67,21 @@ pub fn hostile(steps: Vec<Step>, tls: Option<Arc<ServerConfig>>) -> Hostile {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.set_nonblocking(true).expect("a socket can wait");
     let addr = listener.local_addr().expect("a bound socket has an address");
-    let connections = Arc::new(AtomicUsize::new(0));
-    let (seen, steps) = (connections.clone(), Arc::new(steps));
+    let (connections, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, unended, steps) = (connections.clone(), open.clone(), Arc::new(steps));
     let listener = TcpListener::from_std(listener).expect("it is a listener");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             seen.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(serve(stream, steps.clone(), tls.clone().map(TlsAcceptor::from)));
+            unended.fetch_add(1, Ordering::Relaxed);
+            let (unended, steps, tls) = (unended.clone(), steps.clone(), tls.clone());
+            tokio::spawn(async move {
+                serve(stream, steps, tls.map(TlsAcceptor::from)).await;
+                unended.fetch_sub(1, Ordering::Relaxed);
+            });
         }
     });
-    Hostile { addr, connections }
+    Hostile { addr, connections, open }
 }
 
 /// The other side goes away when it has had enough: what fails then is no matter.

@@ -9,9 +9,12 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::children::{self, tail};
@@ -42,7 +45,7 @@ pub(super) async fn shared() -> &'static Result<Kafka, String> {
     SHARED
         .get_or_init(async || match std::env::var("BUNDLEHOOK_TEST_KAFKA") {
             Ok(servers) => Ok(Kafka::given(servers)),
-            Err(_) => Kafka::launch(1, false).await,
+            Err(_) => Kafka::launch(1, false, || None).await,
         })
         .await
 }
@@ -62,6 +65,7 @@ struct Node {
     controller: HeldPort,
     folder: PathBuf,
     child: Mutex<Option<Child>>,
+    disk: Option<SmallDisk>,
 }
 
 impl Kafka {
@@ -73,7 +77,17 @@ impl Kafka {
     ///
     /// If it does not start, or if there are no jars and `CI=true`.
     pub async fn start(nodes: usize) -> Option<Self> {
-        match Self::launch(nodes, true).await {
+        Self::start_on(nodes, || None).await
+    }
+
+    /// The same with a first broker that has its log on a disk of so many MiB.
+    pub async fn start_on_small_disk(nodes: usize, mib: usize) -> Option<Self> {
+        let mut size = Some(mib);
+        Self::start_on(nodes, || size.take()).await
+    }
+
+    async fn start_on(nodes: usize, disk: impl FnMut() -> Option<usize>) -> Option<Self> {
+        match Self::launch(nodes, true, disk).await {
             Ok(kafka) => Some(kafka),
             Err(reason) => {
                 report::not_run(&reason);
@@ -89,9 +103,16 @@ impl Kafka {
         Self { servers, version, nodes: Vec::new() }
     }
 
-    async fn launch(count: usize, breakable: bool) -> Result<Self, String> {
+    async fn launch(
+        count: usize,
+        breakable: bool,
+        mut disk: impl FnMut() -> Option<usize>,
+    ) -> Result<Self, String> {
         let jars = jars().await.as_ref().map_err(Clone::clone)?;
-        let nodes: Vec<Node> = (0..count).map(|_| Node::new()).collect();
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            nodes.push(Node::new(disk()).await);
+        }
         let voters: Vec<_> =
             (1..).zip(&nodes).map(|(id, node)| format!("{id}@{}", node.controller.addr())).collect();
         for (id, node) in (1..).zip(&nodes) {
@@ -175,6 +196,24 @@ impl Kafka {
         wait_for_leaders(&self.servers, name, partitions as i32).await;
     }
 
+    /// Gives a topic these settings, and for all others the broker's.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses.
+    pub async fn configure_topic(&self, name: &str, config: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> =
+            client(&self.servers).create().expect("an admin client needs no network");
+        let options = AdminOptions::new().request_timeout(Some(LIMIT));
+        let mut wanted = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (key, value) in config {
+            wanted = wanted.set(key, value);
+        }
+        let answers = admin.alter_configs([&wanted], &options).await;
+        let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
+        answer.unwrap_or_else(|(_, error)| panic!("failed to configure topic `{name}`: {error}"));
+    }
+
     /// Deletes the records of a partition below an offset.
     ///
     /// # Panics
@@ -202,6 +241,42 @@ impl Kafka {
         children::end(&mut child.expect("the broker runs"));
     }
 
+    /// Takes all room that the small disk of the first broker has left, and waits until the broker has died of it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub async fn fill_disk(&self) {
+        let node = &self.nodes[0];
+        node.disk.as_ref().expect("it has a small disk").fill();
+        wait_until("the broker to die of its full disk", LIMIT, async || {
+            let mut child = node.child.lock().expect("no holder panics");
+            let ended = child.as_mut().expect("the broker was started").try_wait();
+            ended.expect("a child can be asked").is_some().then(|| child.take()).is_some()
+        })
+        .await;
+    }
+
+    /// Gives back what [`Kafka::fill_disk`] has taken.
+    pub fn free_disk(&self) {
+        self.nodes[0].disk.as_ref().expect("it has a small disk").free();
+    }
+
+    /// Waits until each partition of all topics has so many replicas in sync.
+    pub async fn wait_in_sync(&self, replicas: usize) {
+        let consumer: BaseConsumer = client(&self.servers).create().expect("a consumer needs no network");
+        let consumer = std::sync::Arc::new(consumer);
+        wait_until(&format!("{replicas} replicas to be in sync"), LIMIT, async || {
+            let consumer = std::sync::Arc::clone(&consumer);
+            let answer = blocking(move || consumer.fetch_metadata(None, Duration::from_secs(5))).await;
+            answer.is_ok_and(|cluster| {
+                let mut partitions = cluster.topics().iter().flat_map(MetadataTopic::partitions);
+                partitions.all(|partition| partition.isr().len() == replicas)
+            })
+        })
+        .await;
+    }
+
     /// Starts a broker that was killed, on its data and port, and waits until it serves.
     pub async fn restart(&self, node: usize) {
         self.nodes[node].start();
@@ -222,14 +297,87 @@ impl Drop for Kafka {
     }
 }
 
+/// A disk of its own for one broker: in memory, and seen by the broker alone.
+#[derive(Debug)]
+struct SmallDisk {
+    folder: PathBuf,
+    /// Keeps the view of the file system in which there is this disk.
+    keeper: Child,
+}
+
+impl SmallDisk {
+    async fn new(folder: PathBuf, mib: usize) -> Self {
+        fs::create_dir_all(&folder).expect("the rig's folder can be written");
+        let mut command = children::command("unshare");
+        let script = "mount -t tmpfs -o size=$1 tmpfs $0 && touch $0/mounted && exec sleep infinity";
+        command
+            .args(["--map-root-user", "--mount", "setpriv", "--pdeathsig", "KILL", "sh", "-c", script])
+            .arg(&folder)
+            .arg(format!("{mib}m"));
+        let log = folder.with_extension("disk");
+        let disk = Self { keeper: children::spawn(command, &log), folder };
+        wait_until("a disk", LIMIT, async || disk.run("test -e $0/mounted")).await;
+        disk
+    }
+
+    /// A command that sees the disk.
+    fn command(&self, program: &str) -> Command {
+        let mut command = children::command("nsenter");
+        let keeper = self.keeper.id().to_string();
+        command.args(["--preserve-credentials", "--user", "--mount", "--target", &keeper]).args([
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            program,
+        ]);
+        command
+    }
+
+    fn run(&self, script: &str) -> bool {
+        let mut command = self.command("sh");
+        command.args(["-c", script]).arg(&self.folder).stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    fn fill(&self) {
+        // It ends when nothing more fits.
+        self.run("cat /dev/zero > $0/ballast");
+    }
+
+    fn free(&self) {
+        assert!(self.run("rm $0/ballast"), "the disk can be written");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        children::end(&mut self.keeper);
+    }
+}
+
 impl Node {
-    fn new() -> Self {
-        Self {
-            port: HeldPort::new(),
-            controller: HeldPort::new(),
-            folder: children::folder("kafka"),
-            child: Mutex::new(None),
-        }
+    async fn new(mib: Option<usize>) -> Self {
+        let folder = children::folder("kafka");
+        let disk = match mib {
+            Some(mib) => Some(SmallDisk::new(folder.join("log"), mib).await),
+            None => None,
+        };
+        Self { port: HeldPort::new(), controller: HeldPort::new(), folder, child: Mutex::new(None), disk }
+    }
+
+    /// A Java command with Kafka's classes and a fast start.
+    fn java(&self) -> Command {
+        let jars = JARS.get().and_then(|jars| jars.as_ref().ok()).expect("the jars were looked up before");
+        let mut command = match &self.disk {
+            Some(disk) => disk.command("java"),
+            None => children::command("java"),
+        };
+        command
+            .arg("-cp")
+            .arg(jars.join("*"))
+            .arg(format!("-Dlog4j2.configurationFile={LOCAL}/log4j2.properties"))
+            .args(["-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]);
+        command
     }
 
     fn settings(&self) -> PathBuf {
@@ -266,13 +414,13 @@ impl Node {
     }
 
     fn format(&self, cluster: &str) -> Child {
-        let mut command = java();
+        let mut command = self.java();
         command.args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]).arg(self.settings());
         children::spawn(command, &self.log())
     }
 
     fn start(&self) {
-        let mut command = java();
+        let mut command = self.java();
         command.args(["-Xmx512m", "-XX:+UseSerialGC", "kafka.Kafka"]).arg(self.settings());
         let child = children::spawn(command, &self.log());
         let former = self.child.lock().expect("no holder panics").replace(child);
@@ -343,18 +491,6 @@ pub(super) fn unique_prefix() -> String {
     write!(prefix, "t{}-{}.", COUNT.fetch_add(1, Ordering::Relaxed), &random[..4])
         .expect("text can be written");
     prefix
-}
-
-/// A Java command with Kafka's classes and a fast start.
-fn java() -> Command {
-    let jars = JARS.get().and_then(|jars| jars.as_ref().ok()).expect("the jars were looked up before");
-    let mut command = children::command("java");
-    command
-        .arg("-cp")
-        .arg(jars.join("*"))
-        .arg(format!("-Dlog4j2.configurationFile={LOCAL}/log4j2.properties"))
-        .args(["-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]);
-    command
 }
 
 static JARS: OnceLock<Result<PathBuf, String>> = OnceLock::new();

@@ -74,12 +74,16 @@ impl Load {
         wait_until(&format!("{more} more POSTs"), LIMIT, enough).await;
     }
 
+    /// The most POSTs that can be in flight at a moment: one of each chat for each webhook.
+    pub const IN_FLIGHT: usize = 3 * CHATS;
+
     /// Every message came to each of the webhooks, in the order of its chat, and once but for so many repeats of POSTs.
+    /// Returns how many there were.
     ///
     /// # Panics
     ///
     /// If not.
-    pub fn assert_all(&self, count: usize, repeats: usize) {
+    pub fn assert_all(&self, count: usize, repeats: usize) -> usize {
         let mut seen = std::collections::HashMap::new();
         let mut repeated = 0;
         let all = [self.receiver.requests(), self.parked.requests()].concat();
@@ -98,6 +102,7 @@ impl Load {
         for path in ["/none", "/1h", "/parked"] {
             assert_once(path, &first, count);
         }
+        repeated
     }
 }
 

@@ -58,7 +58,7 @@ pub use self::records::{
     Committed, Outgoing, Record, commit, committed, end_offsets, members, produce, produce_afresh, read_topic,
 };
 pub use self::redis::{Redis, RedisKind, redis, redis_with};
-pub use self::system::{Role, Setup, System, Tenant, event, message_ids, system, tenant, webhook};
+pub use self::system::{Role, SESSION, Setup, System, Tenant, event, message_ids, system, tenant, webhook};
 
 /// The longest that anything in a test may take before it counts as failed.
 pub const LIMIT: Duration = Duration::from_mins(1);

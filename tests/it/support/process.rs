@@ -158,6 +158,13 @@ impl Process {
         self.signal(Signal::SIGCONT);
     }
 
+    /// True while it stands still.
+    pub fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The name before it stands in parentheses, and may hold anything.
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    }
+
     /// Sends any signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid() as i32);

@@ -65,6 +65,7 @@ impl Request {
 pub struct Answer {
     end: End,
     delay: Duration,
+    released: Option<CancellationToken>,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -84,6 +85,7 @@ impl Answer {
         Self {
             end: End::Status(status),
             delay: Duration::ZERO,
+            released: None,
             headers: HeaderMap::new(),
             body: Bytes::new(),
         }
@@ -115,6 +117,12 @@ impl Answer {
     /// Waits before it answers.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// Waits until it is released before it answers.
+    pub fn once(mut self, released: &CancellationToken) -> Self {
+        self.released = Some(released.clone());
         self
     }
 }
@@ -315,6 +323,9 @@ async fn respond(
 ) -> Result<hyper::Response<Full<Bytes>>, HungUp> {
     let answer = seen.take(request, peer).await?;
     tokio::time::sleep(answer.delay).await;
+    if let Some(released) = &answer.released {
+        released.cancelled().await;
+    }
     match answer.end {
         End::Hang => {
             let never: Infallible = std::future::pending().await;

@@ -259,6 +259,13 @@ impl Redis {
         self.nodes[0].signal(nix::sys::signal::Signal::SIGCONT);
     }
 
+    /// Lets the replica hear nothing of its master's writes from now on.
+    pub async fn cut_replication(&self) {
+        self.must(0, &["ACL", "SETUSER", "default", "-psync", "-sync"]).await;
+        let killed: RedisResult<u64> = self.ask(0, &["CLIENT", "KILL", "TYPE", "replica"]).await;
+        assert_eq!(killed.expect("the master has a replica"), 1);
+    }
+
     /// The master's address, as the first sentinel sees it now.
     pub async fn sentinel_master(&self) -> std::net::SocketAddr {
         let asked: RedisResult<(String, u16)> =

@@ -33,6 +33,9 @@ pub struct Setup {
     redis: Option<Redis>,
 }
 
+/// For `BUNDLEHOOK_KAFKA_PROPERTIES`: a dead member of a group is noticed after 1.5 s.
+pub const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
+
 /// A system with an hour of so many milliseconds, a grace of 200 ms, no limit of age and one partition.
 pub fn system(hour: u64) -> Setup {
     let setup = Setup { hour, partitions: 1, env: Vec::new(), kafka: None, redis: None };
@@ -274,6 +277,11 @@ impl System {
         .await;
     }
 
+    /// Sets a variable of the processes that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts a role anew, after it was ended, and waits until it has claimed all partitions.
     pub async fn restart(&mut self, role: &'static str) {
         let started = Role::start(role, &self.env);
@@ -309,6 +317,12 @@ impl System {
         let started = Role::start(role, &self.env);
         started.process.wait_ready().await;
         started
+    }
+
+    /// Starts another process of a role, with one more variable, and does not wait for it.
+    pub fn start_with(&self, role: &'static str, name: &str, value: &str) -> Role {
+        let more = [(name.to_owned(), value.to_owned())];
+        Role::start(role, &[self.env.as_slice(), &more].concat())
     }
 
     /// The logs of webhooks, read as whoever shows them reads them.
