@@ -121,8 +121,10 @@ impl Commands {
     /// # Errors
     /// If there is no such webhook, or Kafka or Redis can't be read.
     pub async fn log(&self, id: &WebhookId, count: usize) -> Result<Vec<Logged>, CommandError> {
-        self.current(id).await?;
+        let workspace = self.current(id).await?.webhook.workspace_id.clone();
         let logged = self.log.recent_in_full(id, count).await?.into_iter().filter_map(|logged| {
+            // A webhook may have belonged to another workspace before, whose messages are not for this one.
+            logged.record.as_ref().filter(|record| record.workspace_id == workspace)?;
             let body = logged.body.map(|body| String::from_utf8_lossy(&body).into_owned());
             Some(Logged { attempt: logged.record?, body })
         });

@@ -30,7 +30,8 @@ fn stable(tree: &str) -> String {
     let patterns = [
         (r"127\.0\.0\.1:\d+", "HOST"),
         (r"\d{1,2} \w{3,4} 20\d\d, \d\d:\d\d:\d\d", "TIME"),
-        (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
+        // In a path, its hyphens are encoded.
+        (r"[0-9a-f]{8}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{12}", "ID"),
         (r"arrived: \d+ ms", "arrived: N ms"),
     ];
     let mut stable = tree.to_owned();

@@ -36,7 +36,11 @@ pub enum SendError {
 }
 
 /// A conversation that has got past the greeting.
-pub(super) struct Session(AsyncSmtpConnection);
+pub(super) struct Session {
+    connection: AsyncSmtpConnection,
+    /// The longest that an answer may take.
+    timeout: Duration,
+}
 
 impl Session {
     /// Connects, and says who we are.
@@ -65,7 +69,7 @@ impl Session {
             let credentials = Credentials::new(name.clone(), password.expose_secret().to_owned());
             within(timeout, connection.auth(&[Mechanism::Plain, Mechanism::Login], &credentials)).await?;
         }
-        Ok(Self(connection))
+        Ok(Self { connection, timeout })
     }
 
     /// Names sender and recipients, until the server waits for the text.
@@ -73,7 +77,7 @@ impl Session {
         let mut parameters = Vec::new();
         let all = envelope.from().into_iter().chain(envelope.to());
         if all.into_iter().any(|address| !address.to_string().is_ascii()) {
-            if !self.0.server_info().supports_feature(Extension::SmtpUtfEight) {
+            if !self.connection.server_info().supports_feature(Extension::SmtpUtfEight) {
                 let problem = "it takes no addresses beyond ASCII".to_owned();
                 return Err(SendError::Refused(problem));
             }
@@ -81,24 +85,23 @@ impl Session {
         }
         let sender = Mail::new(envelope.from().cloned(), parameters);
         // A sender that is refused is refused for every e-mail.
-        self.0.command(sender).await.map_err(|error| SendError::Server(said(&error)))?;
+        within(self.timeout, self.connection.command(sender)).await?;
         for recipient in envelope.to() {
-            self.0
-                .command(Rcpt::new(recipient.clone(), Vec::new()))
-                .await
-                .map_err(|error| answered(&error))?;
+            let command = self.connection.command(Rcpt::new(recipient.clone(), Vec::new()));
+            answer_within(self.timeout, command).await?;
         }
-        self.0.command(Data).await.map_err(|error| answered(&error))?;
+        answer_within(self.timeout, self.connection.command(Data)).await?;
         Ok(())
     }
 
     async fn hand_over(mut self, text: &[u8]) -> Result<Response, SendError> {
-        let response = self.0.message(text).await.map_err(|error| match answered(&error) {
+        let response = answer_within(self.timeout, self.connection.message(text)).await;
+        let response = response.map_err(|error| match error {
             SendError::Server(problem) => SendError::Unsure(problem),
             other => other,
         })?;
         // It is done; whether the goodbye is heard does not matter.
-        let _ = self.0.quit().await;
+        let _ = within(self.timeout, self.connection.quit()).await;
         Ok(response)
     }
 }
@@ -124,10 +127,24 @@ impl Pending {
     }
 }
 
+/// Like [`within`], of a step whose answer is about the e-mail.
+async fn answer_within<T>(
+    timeout: Duration,
+    step: impl Future<Output = Result<T, Error>>,
+) -> Result<T, SendError> {
+    match tokio::time::timeout(timeout, step).await {
+        Ok(done) => done.map_err(|error| answered(&error)),
+        Err(_) => Err(silent(timeout)),
+    }
+}
+
+fn silent(timeout: Duration) -> SendError {
+    SendError::Server(format!("no answer within {} s", timeout.as_secs_f64()))
+}
+
 async fn within<T>(timeout: Duration, step: impl Future<Output = Result<T, Error>>) -> Result<T, SendError> {
     let done = tokio::time::timeout(timeout, step).await;
-    let done =
-        done.map_err(|_| SendError::Server(format!("no answer within {} s", timeout.as_secs_f64())))?;
+    let done = done.map_err(|_| silent(timeout))?;
     done.map_err(|error| SendError::Server(said(&error)))
 }
 

@@ -284,10 +284,14 @@ impl Parking {
     fn order(&self, order: Order) {
         // What was attempted is brought to its end even when the partition is being given up.
         let pointless = self.0.settlements.is_revoked() && order.in_flight.is_none();
-        if pointless || self.0.broken.is_cancelled() {
+        if pointless {
             return;
         }
         let mut state = self.0.state();
+        // Nobody carries out what comes after [`Parking::break_off`], and what is in flight would never end.
+        if self.0.broken.is_cancelled() {
+            return;
+        }
         let held = state.webhooks.entry(order.change.webhook().clone()).or_default();
         match &order.change {
             Change::Put { parked, .. } => *held.coming.entry(parked.offset).or_default() += 1,

@@ -272,7 +272,8 @@ impl Worker {
         if let Some((_, webhook)) = front.as_ref().filter(|_| front != self.freed) {
             self.deliver.unload(webhook, &self.parking);
         }
-        self.freed = front;
+        // Before the announcement a lane can't park what is in flight.
+        self.freed = front.filter(|_| self.announced);
     }
 
     /// Lets what is in flight end, so that the next claim knows of it. Where the partition stays with this process, that

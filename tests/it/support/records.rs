@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
@@ -251,8 +251,15 @@ pub async fn end_offsets(servers: &str, topic: &str) -> Vec<i64> {
     let (servers, topic) = (servers.to_owned(), topic.to_owned());
     blocking(move || {
         let consumer = reader(&servers, "rig-reader");
-        let end =
-            |partition| consumer.fetch_watermarks(&topic, partition, LIMIT).expect("the broker answers").1;
+        let deadline = Instant::now() + LIMIT;
+        let end = |partition| loop {
+            match consumer.fetch_watermarks(&topic, partition, LIMIT) {
+                Ok((_, end)) => break end,
+                // Its leader is just being chosen anew.
+                Err(_) if Instant::now() < deadline => drop(consumer.poll(Duration::from_millis(50))),
+                Err(error) => panic!("failed to ask for the end of `{topic}`: {error}"),
+            }
+        };
         (0..partitions(&consumer, &topic)).map(end).collect()
     })
     .await
