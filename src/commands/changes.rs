@@ -15,6 +15,7 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
 };
 use serde_json::{Map, Value};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
@@ -81,11 +82,15 @@ impl Commands {
         Ok(changes)
     }
 
-    /// Keeps the change log until it is told to stop.
+    /// Keeps the change log until it is told to stop. Answers how far the topics are read, and the task that publishes.
     ///
     /// # Errors
     /// If librdkafka refuses the configuration.
-    pub fn keep_changes(&self, embedded: bool, stop: CancellationToken) -> Result<Following, CommandError> {
+    pub fn keep_changes(
+        &self,
+        embedded: bool,
+        stop: CancellationToken,
+    ) -> Result<(Following, JoinHandle<()>), CommandError> {
         let topics = &self.topics;
         let follow = Follow {
             settings: &self.kafka,
@@ -103,8 +108,8 @@ impl Commands {
         let following = follow
             .start(|_| Box::new(move |topic, message| lock(&shared).take(topic, message)))
             .map_err(CommandError::failed)?;
-        tokio::spawn(publish(self.clone(), following.clone(), known));
-        Ok(following)
+        let publishing = tokio::spawn(publish(self.clone(), following.clone(), known));
+        Ok((following, publishing))
     }
 }
 
@@ -130,6 +135,7 @@ async fn publish(commands: Commands, following: Following, known: Arc<Mutex<Know
                 value: Some(&value),
                 headers: &[],
             };
+            // It ends the process, and whoever comes next finds the change missing.
             if let Err(error) = commands.publisher.publish(&record, &AckGroup::default()).await {
                 warn!(%error, webhook = %change.webhook_id, "a change could not be noted");
             }

@@ -11,7 +11,7 @@ use crate::{
     model::{
         ids::{WebhookId, WorkspaceId},
         time::body_timestamp,
-        webhook::{Owner, masked_url},
+        webhook::{MASK, Owner, masked_url, masked_value},
     },
     wire::settings,
 };
@@ -105,6 +105,11 @@ impl Commands {
         // What was shown masked comes back masked where it was not changed.
         if patch.url.as_deref() == Some(&masked_url(&base.webhook.url)) {
             patch.url = None;
+        } else if let Some(name) = patch.url.as_deref().and_then(masked_value) {
+            return Err(CommandError::Invalid(format!(
+                "`url` has `{MASK}` as the value of `{name}`, which was only shown so; expected the value itself, or the URL \
+                 as it was shown"
+            )));
         }
         let fields = patch.fields(&record(&base)?);
         self.publish_edit(&base, fields, "update").await.map(drop)

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -54,7 +54,7 @@ pub struct LiveEvent {
 pub struct LiveEvents(broadcast::Sender<LiveEvent>);
 
 impl LiveEvents {
-    /// Begins to follow the topics.
+    /// Begins to follow the topics. The answer beside them ends when nothing is followed any more.
     ///
     /// # Errors
     /// If librdkafka refuses the configuration.
@@ -63,7 +63,7 @@ impl LiveEvents {
         kafka: &KafkaSettings,
         embedded: bool,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
         let topics = Topics::new(&kafka.topics);
         let followed = vec![
             topics.delivery_attempts,
@@ -75,7 +75,7 @@ impl LiveEvents {
         let (events, commands) = (sender.clone(), commands.clone());
         let permits = Arc::new(tokio::sync::Semaphore::new(WAITING));
         let runtime = tokio::runtime::Handle::current();
-        live::start(kafka, followed, embedded, stop.clone(), move |happened| {
+        let ended = live::start(kafka, followed, embedded, stop.clone(), move |happened| {
             let Some((webhook, what)) = read(&happened) else { return };
             // Nobody has a page open.
             if events.receiver_count() == 0 {
@@ -92,7 +92,7 @@ impl LiveEvents {
                 let _ = events.send(LiveEvent { webhook, what });
             });
         })?;
-        Ok(Self(sender))
+        Ok((Self(sender), ended))
     }
 
     /// The events from now on.

@@ -11,7 +11,7 @@ mod security;
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use self::identity::{Authority, AuthorityError};
@@ -39,7 +39,7 @@ pub struct Console {
 type Shared = Arc<Console>;
 
 impl Console {
-    /// Begins to follow what happens to webhooks.
+    /// Begins to follow what happens to webhooks. The answer beside it ends when that is not followed any more.
     ///
     /// # Errors
     /// If librdkafka refuses the configuration.
@@ -51,9 +51,9 @@ impl Console {
         rule: WindowRule,
         embedded: bool,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Arc<Self>> {
-        let live = LiveEvents::start(&commands, kafka, embedded, stop)?;
-        Ok(Arc::new(Self {
+    ) -> anyhow::Result<(Arc<Self>, oneshot::Receiver<()>)> {
+        let (live, ended) = LiveEvents::start(&commands, kafka, embedded, stop)?;
+        let console = Self {
             commands,
             authority,
             failed: FailedSignIns::default(),
@@ -62,7 +62,8 @@ impl Console {
             editable: settings.settings_by == SettingsBy::Console,
             max_webhooks: settings.max_webhooks as usize,
             frame_ancestors: settings.frame_ancestors.clone(),
-        }))
+        };
+        Ok((Arc::new(console), ended))
     }
 
     fn router(self: &Arc<Self>) -> Router {
@@ -79,7 +80,7 @@ impl Console {
             .with_state(self.clone())
     }
 
-    /// Serves until it is told to stop. Returns once the port is open.
+    /// Serves until it is told to stop. Returns once the port is open, with the task that serves.
     ///
     /// # Errors
     /// If the port can't be opened.
@@ -87,16 +88,11 @@ impl Console {
         self: &Arc<Self>,
         addr: SocketAddr,
         stop: CancellationToken,
-    ) -> std::io::Result<SocketAddr> {
+    ) -> std::io::Result<(SocketAddr, JoinHandle<std::io::Result<()>>)> {
         let listener = TcpListener::bind(addr).await?;
         let bound = listener.local_addr()?;
         let service = self.router().into_make_service_with_connect_info::<SocketAddr>();
-        tokio::spawn(async move {
-            let server = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the console is closed");
-            }
-        });
-        Ok(bound)
+        let server = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
+        Ok((bound, tokio::spawn(server.into_future())))
     }
 }

@@ -118,13 +118,23 @@ pub fn is_reserved_header(name: &HeaderName) -> bool {
     RESERVED.contains(&name) || name.starts_with("webhook-") || name.starts_with("bundlehook-")
 }
 
+/// What is shown in place of a secret value.
+pub const MASK: &str = "***";
+
+/// The first name in a URL's query whose value is the mask: whoever edits a URL that was shown masked may have left it.
+#[must_use]
+pub fn masked_value(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    url.query_pairs().find(|(_, value)| value == MASK).map(|(name, _)| name.into_owned())
+}
+
 /// A URL with the values of its query masked, fit for logs, notifications and other eyes than the owner's.
 #[must_use]
 pub fn masked_url(url: &Url) -> String {
     let mut masked = url.clone();
     if url.query().is_some() {
         let names: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
-        masked.query_pairs_mut().clear().extend_pairs(names.iter().map(|name| (name, "***")));
+        masked.query_pairs_mut().clear().extend_pairs(names.iter().map(|name| (name, MASK)));
     }
     let _ = masked.set_password(None);
     masked.into()

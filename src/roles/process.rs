@@ -15,11 +15,13 @@ use crate::{
         kafka::{
             Topics,
             follow::Following,
-            publisher::Publisher,
+            intake::Record,
+            publisher::{Outgoing, Publisher},
             tail::{SettingsTail, Unusable},
         },
     },
     ops::{http, metrics::Metrics, probes::Probes},
+    wire::{Poison, dead_letter_headers},
 };
 
 /// Connections, the directory of webhooks, metrics, and the way to end it all.
@@ -98,6 +100,30 @@ impl Process {
     #[must_use]
     pub fn watch_for_panic(&self, task: &'static str) -> PanicWatch {
         PanicWatch { process: self.clone(), task }
+    }
+
+    /// Publishes a record that can't be processed to the dead letters, untouched, and waits until that is acknowledged.
+    ///
+    /// # Errors
+    /// If it can't be published.
+    pub async fn publish_dead_letter(
+        &self,
+        topic: &str,
+        partition: i32,
+        record: &Record<'_>,
+        poison: &Poison,
+    ) -> Result<(), String> {
+        let headers = dead_letter_headers(poison, topic, partition, record.offset, record.arrived);
+        let letter = Outgoing {
+            topic: &self.topics.dead_letters,
+            partition: None,
+            key: record.key.unwrap_or_default(),
+            value: record.value,
+            headers: &headers,
+        };
+        self.publisher.publish_and_wait(&letter).await.map_err(|error| error.to_string())?;
+        self.metrics.dead_letters.with_label_values(&[poison.reason.as_str()]).inc();
+        Ok(())
     }
 
     /// Waits for something that must end the process.

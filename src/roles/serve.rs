@@ -109,18 +109,29 @@ pub(super) async fn start(
         end.clone(),
     );
     let commands = connecting.await?.sealing(sealing);
-    let following = commands.keep_changes(process.embedded, end.clone())?;
+    let (following, publishing) = commands.keep_changes(process.embedded, end.clone())?;
     process.watch_following(&following, end);
     let ready = commands.clone();
     process.probes.require(move || ready.ready());
-    let console =
+    let (console, live) =
         Console::start(commands.clone(), authority, &settings, &process.kafka, rule, process.embedded, end)?;
     let bound = console.serve(settings.console_addr, stop.clone()).await;
-    let bound = bound.with_context(|| {
+    let (bound, serving) = bound.with_context(|| {
         format!("the address `{}` of --console-addr can't be opened", settings.console_addr)
     })?;
     tracing::info!(addr = %bound, "serving the console and the API");
-    let process = process.clone();
-    tokio::spawn(async move { process.fail(commands.failed().await) });
+    let (process, stop, end) = (process.clone(), stop.clone(), end.clone());
+    tokio::spawn(async move {
+        // None of them ends before it is told to, unless it died.
+        let (what, told) = tokio::select! {
+            problem = commands.failed() => return process.fail(problem),
+            _ = publishing => ("the change log is no longer kept", end),
+            _ = live => ("what happens to webhooks is no longer followed", end),
+            _ = serving => ("the console is no longer served", stop),
+        };
+        if !told.is_cancelled() {
+            process.fail(what.to_owned());
+        }
+    });
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::time::Millis;
+
 /// The closed set of reasons for a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PoisonReason {
@@ -50,6 +52,25 @@ impl PoisonReason {
             Self::MailUnsure => "mail_unsure",
         }
     }
+}
+
+/// The headers of a dead letter, which say what it is and where its record stands (schemas/dead-letter-headers.json).
+#[must_use]
+pub fn dead_letter_headers(
+    poison: &Poison,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    arrived: Millis,
+) -> [(&'static str, String); 6] {
+    [
+        ("reason", poison.reason.as_str().to_owned()),
+        ("detail", poison.detail.clone()),
+        ("topic", topic.to_owned()),
+        ("partition", partition.to_string()),
+        ("offset", offset.to_string()),
+        ("arrived-at", arrived.0.to_string()),
+    ]
 }
 
 /// A record that can't be processed. The detail names the field, what it holds if that is no customer's text, and

@@ -20,7 +20,7 @@ use crate::model::{
     endpoint::parse_endpoint,
     ids::{WebhookId, WorkspaceId},
     time::{Millis, body_timestamp},
-    webhook::{Owner, SuccessRule, Webhook, is_reserved_header},
+    webhook::{MASK, Owner, SuccessRule, Webhook, is_reserved_header},
     window::Granularity,
 };
 
@@ -97,9 +97,6 @@ pub fn encode(webhook: &Webhook) -> Value {
 fn text_of(value: &HeaderValue) -> &str {
     std::str::from_utf8(value.as_bytes()).expect("it was made from a text")
 }
-
-/// What is shown in place of a secret.
-const MASK: &str = "***";
 
 /// A record that can't be used, for people who are not to see its secrets: whatever stands in `secrets` and `headers`
 /// and is not sealed is masked, and so are signing secrets elsewhere. What is no JSON object is masked whole.

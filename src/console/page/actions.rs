@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Visited, failed, refused, said, said_of_edit, show::path, written};
 use crate::{
     commands::{Held, Resend, Switched, What},
-    console::{Console, Shared, problem::Problem},
+    console::{Shared, problem::Problem},
     model::{
         ids::{BundleId, WebhookId},
         time::{Millis, parse_timestamp},
@@ -83,15 +83,15 @@ pub async fn enable(State(console): State<Shared>, visited: Visited, Form(sent):
     let done = async {
         caller.must_edit()?;
         let switched = console.enable(&caller, &id, held, sent.version).await?;
-        Ok(match (switched, held) {
+        let text = match (switched, held) {
             (Switched::Unchanged, _) => "It is on already.",
             (Switched::ByActivation, Some(Held::Discard)) => "It is on again. What was held is discarded.",
             (Switched::ByActivation, _) => "It is on again. What was held is being sent.",
             (Switched::BySettings, _) => "It is on. It gets messages from about 5 seconds from now.",
-        }
-        .to_owned())
+        };
+        Ok((text, switched))
     };
-    console.edited(&id, done.await).await
+    switched(done.await, sent.version)
 }
 
 pub async fn disable(State(console): State<Shared>, visited: Visited, Form(sent): Form<Based>) -> Response {
@@ -99,10 +99,24 @@ pub async fn disable(State(console): State<Shared>, visited: Visited, Form(sent)
     let done = async {
         caller.must_edit()?;
         console.must_be_editable()?;
-        console.commands.by(&caller.name).disable(&id, sent.version).await?;
-        Ok("It is off. What was open or waited is dropped.".to_owned())
+        let switched = console.commands.by(&caller.name).disable(&id, sent.version).await?;
+        Ok(("It is off. What was open or waited is dropped.", switched))
     };
-    console.edited(&id, done.await).await
+    switched(done.await, sent.version)
+}
+
+/// Where the settings were edited, the page goes on from the version that this edit made. It is never told of a later one:
+/// its form does not show what somebody else has changed since, and must be refused.
+fn switched(done: Result<(&str, Switched), Problem>, version: Option<u64>) -> Response {
+    match done {
+        Ok((text, Switched::BySettings)) => said_of_edit(text, next(version)),
+        done => answer(done.map(|(text, _)| text.to_owned())),
+    }
+}
+
+/// The version that an edit of this one makes.
+fn next(version: Option<u64>) -> Option<u64> {
+    version.map(|version| version + 1)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,7 +173,7 @@ pub async fn rotate(State(console): State<Shared>, visited: Visited, Form(sent):
             path,
             count: rotated.secrets,
             shown: Some(rotated.secret),
-            version: console.version(&id).await,
+            version: next(sent.version),
             problem: None,
         },
         Err(problem) => unchanged(&console, &id, problem).await,
@@ -180,7 +194,7 @@ pub async fn end_rotation(
     };
     let path = path(&id);
     let secret = match done.await {
-        Ok(()) => Secret { path, count: 1, shown: None, version: console.version(&id).await, problem: None },
+        Ok(()) => Secret { path, count: 1, shown: None, version: next(sent.version), problem: None },
         Err(problem) => unchanged(&console, &id, problem).await,
     };
     written(&SecretPart { secret })
@@ -207,19 +221,5 @@ pub async fn delete(State(console): State<Shared>, visited: Visited) -> Response
     match done.await {
         Ok(()) => Redirect::to("/").into_response(),
         Err(problem) => failed(&problem),
-    }
-}
-
-impl Console {
-    /// The version that settings have now.
-    async fn version(&self, id: &WebhookId) -> Option<u64> {
-        self.commands.show(id).await.ok().map(|view| view.version)
-    }
-
-    async fn edited(&self, id: &WebhookId, done: Result<String, Problem>) -> Response {
-        match (done, self.version(id).await) {
-            (Ok(text), Some(version)) => said_of_edit(&text, version),
-            (done, _) => answer(done),
-        }
     }
 }

@@ -140,8 +140,8 @@ pub fn said(class: &str, text: &str) -> Response {
 }
 
 /// The same about an edit, after which the settings have another version.
-pub fn said_of_edit(text: &str, version: u64) -> Response {
-    written(&Said { class: "good", text, version: Some(version) })
+pub fn said_of_edit(text: &str, version: Option<u64>) -> Response {
+    written(&Said { class: "good", text, version })
 }
 
 /// The same about what went wrong.

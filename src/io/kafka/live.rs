@@ -10,10 +10,11 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::client::{LoggingContext, with_properties};
+use super::client::{LoggingContext, reading_config};
 use crate::config::KafkaSettings;
 
 /// How often new partitions are looked for.
@@ -32,7 +33,8 @@ pub struct Happened {
     pub key: Vec<u8>,
 }
 
-/// Starts to read topics from their ends. What is missed while no broker answers stays missed.
+/// Starts to read topics from their ends. What is missed while no broker answers stays missed. The answer ends when nothing
+/// is read any more.
 ///
 /// # Errors
 /// If librdkafka refuses the configuration.
@@ -42,22 +44,21 @@ pub fn start(
     embedded: bool,
     stop: CancellationToken,
     take: impl Fn(Happened) + Send + 'static,
-) -> Result<(), KafkaError> {
-    let mut config = super::client_config(settings);
-    config
-        .set("group.id", "bundlehook-live")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "latest")
-        .set("fetch.queue.backoff.ms", "10")
-        .set("fetch.wait.max.ms", if embedded { "10" } else { "100" });
-    with_properties(&mut config, settings);
+) -> Result<oneshot::Receiver<()>, KafkaError> {
+    let wait = if embedded { "10" } else { "100" };
+    let own =
+        [("auto.offset.reset", "latest"), ("enable.partition.eof", "false"), ("fetch.wait.max.ms", wait)];
+    let config = reading_config(settings, "live", &own);
     let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
+    let (reads, ended) = oneshot::channel::<()>();
     std::thread::Builder::new()
         .name("live".to_owned())
-        .spawn(move || read(&consumer, &topics, &stop, &take))
+        .spawn(move || {
+            let _reads = reads;
+            read(&consumer, &topics, &stop, &take);
+        })
         .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    Ok(())
+    Ok(ended)
 }
 
 fn read(

@@ -135,12 +135,12 @@ impl Reader {
     }
 
     fn take_settings(&self, place: Place, message: &BorrowedMessage<'_>) {
-        let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        let directory = || self.directory.write().unwrap_or_else(PoisonError::into_inner);
         let Some(value) = message.payload() else {
             let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
             if let Some(id) = key.and_then(|key| WebhookId::parse(key).ok()) {
                 debug!(webhook = %id, "webhook deleted");
-                directory.change(place, &id, None);
+                directory().change(place, &id, None);
             }
             return;
         };
@@ -150,12 +150,12 @@ impl Reader {
                     warn!(webhook = %webhook.webhook_id, "settings hold secrets in the clear");
                 }
                 debug!(webhook = %webhook.webhook_id, offset = place.offset, "settings read");
-                directory.change(place, &webhook.webhook_id.clone(), Some(webhook));
+                directory().change(place, &webhook.webhook_id.clone(), Some(webhook));
             }
             Err(poison) => {
                 let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
                 if let Some(id) = key.and_then(|key| WebhookId::parse(key).ok()) {
-                    directory.refuse(place, &id);
+                    directory().refuse(place, &id);
                 }
                 self.report(message, poison);
             }

@@ -26,6 +26,7 @@ use crate::{
             topic_id::topic_id,
         },
     },
+    wire::dead_letter_headers,
 };
 
 /// Pause before a claim is tried again.
@@ -106,14 +107,9 @@ async fn keep_unusable_settings(
 ) {
     let _watch = process.watch_for_panic("unusable settings");
     while let Some(record) = unusable.recv().await {
-        let headers = [
-            ("reason", record.poison.reason.as_str().to_owned()),
-            ("detail", record.poison.detail.clone()),
-            ("topic", process.topics.webhook_settings.clone()),
-            ("partition", record.partition.to_string()),
-            ("offset", record.offset.to_string()),
-            ("arrived-at", record.arrived.0.to_string()),
-        ];
+        let Unusable { partition, offset, arrived, poison, .. } = &record;
+        let topic = &process.topics.webhook_settings;
+        let headers = dead_letter_headers(poison, topic, *partition, *offset, *arrived);
         let letter = Outgoing {
             topic: &process.topics.dead_letters,
             partition: None,

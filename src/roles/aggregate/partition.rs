@@ -33,7 +33,7 @@ use crate::{
     },
     ops::failpoint,
     wire::{
-        bundle,
+        bundle, dead_letter_headers,
         metadata::{AggregateMetadata, Metadata},
     },
 };
@@ -425,14 +425,10 @@ impl<'a> Partition<'a> {
             let Some(record) = segment.iter().find(|record| record.offset == letter.offset) else {
                 continue;
             };
-            let headers = [
-                ("reason", letter.poison.reason.as_str().to_owned()),
-                ("detail", letter.poison.detail.clone()),
-                ("topic", self.role.process.topics.message_events.clone()),
-                ("partition", self.source.partition.to_string()),
-                ("offset", record.offset.to_string()),
-                ("arrived-at", record.arrived.0.to_string()),
-            ];
+            let topic = &self.role.process.topics.message_events;
+            let partition = self.source.partition;
+            let headers =
+                dead_letter_headers(&letter.poison, topic, partition, record.offset, record.arrived);
             let outgoing = Outgoing {
                 topic: &self.role.process.topics.dead_letters,
                 partition: None,

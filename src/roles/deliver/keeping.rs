@@ -19,23 +19,27 @@ use crate::{
 pub(super) async fn keep(process: Process) {
     let _watch = process.watch_for_panic("keeping");
     let mut fresh = process.tail.watch();
-    let mut activations = HashMap::new();
-    let mut in_force = HashMap::new();
+    // What was published and is not read back yet. What is unstored again after that was stored over by somebody late.
+    let (mut activations, mut in_force) = (HashMap::new(), HashMap::new());
     while fresh.changed().await.is_ok() {
         let unstored = process.tail.directory().unstored_activations();
+        let former = std::mem::take(&mut activations);
         for (webhook, activation) in unstored {
-            if activations.insert(webhook.webhook_id.clone(), activation) != Some(activation) {
+            if former.get(&webhook.webhook_id) != Some(&activation) {
                 debug!(webhook = %webhook.webhook_id, %activation, "storing an activation");
                 store(&process, state::encode_activation(&webhook, activation)).await;
             }
+            activations.insert(webhook.webhook_id.clone(), activation);
         }
         let unstored = process.tail.directory().unstored_in_force();
+        let former = std::mem::take(&mut in_force);
         for (webhook, stored) in unstored {
             let since = stored.since;
-            if in_force.insert(webhook.webhook_id.clone(), since) != Some(since) {
+            if former.get(&webhook.webhook_id) != Some(&since) {
                 debug!(webhook = %webhook.webhook_id, offset = since.offset, "storing what is in force");
                 store(&process, state::encode_in_force(&webhook, &stored, clock::now())).await;
             }
+            in_force.insert(webhook.webhook_id.clone(), since);
         }
         process.metrics.webhooks.set(process.tail.directory().len() as i64);
     }

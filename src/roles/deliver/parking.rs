@@ -260,13 +260,15 @@ impl Parking {
         settles: bool,
         in_flight: Option<InFlight>,
     ) {
-        self.0.state().webhooks.entry(owner.webhook_id.clone()).or_default().given_back += 1;
-        self.order(Order { change: Change::Put { owner, parked, reason, settles }, in_flight });
+        self.order(Order { change: Change::Put { owner, parked, reason, settles }, in_flight }, true);
     }
 
     /// Orders a delivery to be parked that was just read.
     pub fn put(&self, owner: Owner, parked: Parked, reason: Reason) {
-        self.order(Order { change: Change::Put { owner, parked, reason, settles: true }, in_flight: None });
+        self.order(
+            Order { change: Change::Put { owner, parked, reason, settles: true }, in_flight: None },
+            false,
+        );
     }
 
     /// Orders a parked delivery to be taken out, as it is done with.
@@ -278,10 +280,11 @@ impl Parking {
         in_flight: Option<InFlight>,
     ) {
         let change = Change::TakeOut { webhook: webhook.clone(), offset, result };
-        self.order(Order { change, in_flight });
+        self.order(Order { change, in_flight }, false);
     }
 
-    fn order(&self, order: Order) {
+    /// Where a lane gives something back, passes from before are void with the order, not a moment earlier or later.
+    fn order(&self, order: Order, gives_back: bool) {
         // What was attempted is brought to its end even when the partition is being given up.
         let pointless = self.0.settlements.is_revoked() && order.in_flight.is_none();
         if pointless {
@@ -293,6 +296,7 @@ impl Parking {
             return;
         }
         let held = state.webhooks.entry(order.change.webhook().clone()).or_default();
+        held.given_back += u64::from(gives_back);
         match &order.change {
             Change::Put { parked, .. } => *held.coming.entry(parked.offset).or_default() += 1,
             Change::TakeOut { offset, .. } => {

@@ -26,16 +26,13 @@ use crate::{
     flow::bundle_to_delivery::{Admission, Delivery, Requested, TakenIn, admit},
     io::{
         clock,
-        kafka::{
-            intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
-            publisher::Outgoing,
-        },
+        kafka::intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
         redis::queue::QueueStore,
     },
     model::{bundle::BundleHead, ids::WebhookId, parked::Parked},
     ops::failpoint,
     wire::{
-        PoisonReason,
+        Poison, PoisonReason,
         bundle::{self, BundleError},
         metadata::{DeliverMetadata, Metadata},
         waiting::Owner,
@@ -337,26 +334,10 @@ impl Worker {
 
     /// A record that is no bundle, or of a later release, goes untouched to the dead letters.
     async fn refuse(&self, record: &Record<'_>, problem: &BundleError) -> Result<(), String> {
-        let process = &self.deliver.process;
-        let reason = PoisonReason::InvalidField.as_str();
         error!(partition = self.partition, offset = record.offset, %problem, "a record that is no bundle");
-        let headers = [
-            ("reason", reason.to_owned()),
-            ("detail", problem.to_string()),
-            ("topic", process.topics.bundles.clone()),
-            ("partition", self.partition.to_string()),
-            ("offset", record.offset.to_string()),
-            ("arrived-at", record.arrived.0.to_string()),
-        ];
-        let letter = Outgoing {
-            topic: &process.topics.dead_letters,
-            partition: None,
-            key: record.key.unwrap_or_default(),
-            value: record.value,
-            headers: &headers,
-        };
-        process.publisher.publish_and_wait(&letter).await.map_err(|error| error.to_string())?;
-        process.metrics.dead_letters.with_label_values(&[reason]).inc();
+        let poison = Poison { reason: PoisonReason::InvalidField, detail: problem.to_string() };
+        let process = &self.deliver.process;
+        process.publish_dead_letter(&process.topics.bundles, self.partition, record, &poison).await?;
         self.settlements.read(record.offset, None, true);
         Ok(())
     }

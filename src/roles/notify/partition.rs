@@ -22,7 +22,6 @@ use crate::{
         clock,
         kafka::{
             intake::{CommitError, FeedEvent, PartitionFeed, Record},
-            publisher::Outgoing,
             replay::{Replayed, replay},
         },
         smtp::{Pending, SendError, letter},
@@ -245,27 +244,10 @@ impl Worker<'_> {
     }
 
     async fn dead_letter(&self, record: &Record<'_>, poison: &Poison) -> Result<(), Trouble> {
-        let process = &self.notify.process;
-        let reason = poison.reason.as_str();
-        error!(partition = self.feed.partition, offset = record.offset, %poison, reason, "an e-mail that is not sent");
-        let headers = [
-            ("reason", reason.to_owned()),
-            ("detail", poison.detail.clone()),
-            ("topic", process.topics.notifications.clone()),
-            ("partition", self.feed.partition.to_string()),
-            ("offset", record.offset.to_string()),
-            ("arrived-at", record.arrived.0.to_string()),
-        ];
-        let letter = Outgoing {
-            topic: &process.topics.dead_letters,
-            partition: None,
-            key: record.key.unwrap_or_default(),
-            value: record.value,
-            headers: &headers,
-        };
-        process.publisher.publish_and_wait(&letter).await.map_err(|error| error.to_string())?;
-        process.metrics.dead_letters.with_label_values(&[reason]).inc();
-        Ok(())
+        let (process, partition, reason) =
+            (&self.notify.process, self.feed.partition, poison.reason.as_str());
+        error!(partition, offset = record.offset, %poison, reason, "an e-mail that is not sent");
+        process.publish_dead_letter(&process.topics.notifications, partition, record, poison).await
     }
 }
 

@@ -52,6 +52,12 @@ async fn a_webhook_is_created_changed_and_deleted_and_the_change_log_says_by_who
     let opened = keys.unseal(&stored).expect("it opens");
     assert!(opened.headers.iter().any(|(name, value)| name == "authorization" && value == "Bearer s3cret"));
 
+    // A value that was only shown masked never takes the place of the value itself.
+    let half = json!({"version": 2, "url": target.url("/third?key=***")});
+    let refused = call("PATCH", &path, half).await;
+    assert_eq!((refused.status, &refused.json()["errors"][0]["field"]), (422, &json!("url")));
+    assert!(refused.text().contains("`***` as the value of `key`"), "{}", refused.text());
+
     // Whoever has seen the former version is told.
     let second = call("PATCH", &path, edit).await;
     assert_eq!((second.status, &second.json()["title"]), (409, &json!("Changed meanwhile")));
@@ -138,6 +144,43 @@ async fn wrong_values_are_named_with_what_is_expected() {
             (status, Some("application/problem+json"))
         );
     }
+}
+
+/// A page holds all fields of its form. If it were told of a version that it does not show, its next save would undo what
+/// somebody else has changed.
+#[tokio::test]
+async fn a_page_is_told_of_the_version_that_its_own_edit_made_and_of_no_other() {
+    let failing = receiver(status(500));
+    let Some(system) = start(&failing, json!({}), "50ms").await else { return };
+    let console = system.console(&[]).await;
+    let press = async |button: &str, form: &str| {
+        let headers = [
+            ("content-type", "application/x-www-form-urlencoded".to_owned()),
+            ("cookie", format!("bundlehook_token={}", token("ws", "editor"))),
+            ("origin", console.url("")),
+        ];
+        let answered =
+            console.send("POST", &format!("/webhooks/wh/{button}"), &headers, form.to_owned()).await;
+        assert_eq!(answered.status, 200, "{}", answered.text());
+        answered.text().to_owned()
+    };
+    system.publish(&events(0..4)).await;
+    wait_until("the disabling", LIMIT, async || {
+        console.get("/api/v1/webhooks/wh").await["state"] == "disabled"
+    })
+    .await;
+    let edit = json!({"version": 1, "label": "Renamed by somebody else"});
+    let edited = console.call("PATCH", "/api/v1/webhooks/wh", &token("ws", "editor"), &edit).await;
+    assert_eq!(edited.status, 200, "{}", edited.text());
+
+    let enabled = press("enable", "held=discard").await;
+
+    assert!(enabled.contains("It is on again") && !enabled.contains("form-version"), "{enabled}");
+    let off = press("disable", "version=2").await;
+    assert!(off.contains("id=\"form-version\" value=\"3\""), "{off}");
+    let rotated = press("rotate", "version=3").await;
+    assert!(rotated.contains("id=\"form-version\" value=\"4\""), "{rotated}");
+    assert_eq!(console.get("/api/v1/webhooks/wh").await["version"], 4);
 }
 
 #[tokio::test]
