@@ -216,7 +216,7 @@ impl Metrics {
         for result in ["sent", "repeated"] {
             metrics.mails.with_label_values(&[result]);
         }
-        for operation in ["apply", "health", "queue", "turn"] {
+        for operation in ["apply", "claim", "health", "queue", "turn"] {
             metrics.redis_failures.with_label_values(&[operation, "busy"]);
         }
         for result in ["delivered", "rejected", "dropped", "expired", "tested"] {

@@ -152,6 +152,10 @@ impl Aggregate {
                     self.process.fail(reason);
                     break;
                 }
+                Trouble::Busy(reason) => {
+                    self.process.metrics.redis_failures.with_label_values(&["claim", "busy"]).inc();
+                    warn!(partition, reason, "claiming the partition again");
+                }
                 Trouble::Again(reason) => warn!(partition, reason, "claiming the partition again"),
             }
             pause(&stop).await;
@@ -170,6 +174,8 @@ async fn pause(stop: &CancellationToken) {
 /// Why the work on a partition ended before it was revoked.
 #[derive(Debug)]
 enum Trouble {
+    /// Claim again: Redis could not serve a closing or a claim.
+    Busy(String),
     /// Claim again: the state was lost, or somebody else has it, or a call failed for good.
     Again(String),
     /// Only a restart, or an operator, can mend it.
@@ -184,6 +190,7 @@ impl From<StoreError> for Trouble {
                 Self::Again(error.to_string())
             }
             StoreError::Damaged(_) => Self::Fatal(error.to_string()),
+            StoreError::Busy(_) => Self::Busy(error.to_string()),
             other => Self::Again(other.to_string()),
         }
     }

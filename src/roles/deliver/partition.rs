@@ -124,7 +124,12 @@ impl Worker {
         let process = &deliver.process;
         let topics = &process.topics;
         let queue = QueueStore::new(process.redis.clone(), topics.prefix(), partition, token);
-        let found = queue.claim().await.map_err(|error| error.to_string())?;
+        let found = queue.claim().await.map_err(|error| {
+            if error.is_busy() {
+                process.metrics.redis_failures.with_label_values(&["claim", "busy"]).inc();
+            }
+            error.to_string()
+        })?;
         failpoint::reach("deliver.token-set");
         let (low, high) = feed.watermarks(&topics.bundles).await.map_err(describe)?;
         let (start, taken_in, attempts, former) = if let Some((offset, text)) =
