@@ -81,11 +81,8 @@ impl FromRequestParts<Shared> for Visited {
         let id = path.ok().and_then(|path| WebhookId::parse(&path).ok());
         let is_part = parts.headers.contains_key("hx-request");
         let gone = || {
-            if is_part {
-                // The page is open: it is told, and stays.
-                return said("warn", "This webhook was deleted.");
-            }
-            failed(&Problem::missing("This webhook does not exist, or was deleted."))
+            let problem = Problem::missing("This webhook does not exist, or was deleted.");
+            if is_part { part_failed(&problem) } else { failed(&problem) }
         };
         let id = id.ok_or_else(gone)?;
         let workspace = console.commands.owner_workspace(&id).await.map_err(|error| failed(&error.into()))?;
@@ -134,6 +131,13 @@ pub fn failed(problem: &Problem) -> Response {
     (status, written(&page)).into_response()
 }
 
+/// A part of an open page that says what went wrong.
+///
+/// A webhook may be deleted at any time, also while a part of its page is being made: the page is told, and stays.
+pub fn part_failed(problem: &Problem) -> Response {
+    if problem.status == 404 { said("warn", "This webhook was deleted.") } else { failed(problem) }
+}
+
 /// A sentence about what was done, for a part of a page.
 pub fn said(class: &str, text: &str) -> Response {
     written(&Said { class, text, version: None })
@@ -158,5 +162,16 @@ pub fn written(template: &impl Template) -> Response {
             tracing::error!(%error, "a page could not be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_whose_webhook_goes_while_a_part_is_made_is_told_and_sees_no_error() {
+        assert_eq!(part_failed(&Problem::missing("gone")).status(), StatusCode::OK);
+        assert_eq!(failed(&Problem::missing("gone")).status(), StatusCode::NOT_FOUND);
     }
 }

@@ -8,6 +8,7 @@ use super::{
     actions::Secret,
     failed,
     form::SettingsForm,
+    part_failed,
     show::{Attempt, Hook, path},
     written,
 };
@@ -74,7 +75,7 @@ pub async fn page(State(console): State<Shared>, visited: Visited) -> Response {
 pub async fn state(State(console): State<Shared>, visited: Visited) -> Response {
     match console.hook(&visited.caller, &visited.id).await {
         Ok((frame, hook)) => written(&StatePart { frame, hook }),
-        Err(problem) => failed(&problem),
+        Err(problem) => part_failed(&problem),
     }
 }
 
@@ -86,7 +87,7 @@ pub async fn log(State(console): State<Shared>, visited: Visited) -> Response {
     };
     match shown.await {
         Ok(part) => written(&part),
-        Err(problem) => failed(&problem),
+        Err(problem) => part_failed(&problem),
     }
 }
 
