@@ -14,6 +14,7 @@ mod doctor;
 mod failpoints;
 mod failures;
 mod hostile;
+mod lanes;
 mod log;
 mod mails;
 mod messages;

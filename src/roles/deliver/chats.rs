@@ -20,7 +20,6 @@ pub(super) struct Chats {
     ready: BTreeMap<u64, Chat>,
     next_place: u64,
     waiting: usize,
-    bytes: usize,
 }
 
 impl Chats {
@@ -34,11 +33,6 @@ impl Chats {
         self.waiting
     }
 
-    /// Bytes of their bodies.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// The delivery that has waited longest of those that may go.
     pub fn first(&self) -> Option<&Queued> {
         let (_, chat) = self.ready.first_key_value()?;
@@ -50,7 +44,6 @@ impl Chats {
         let place = self.next_place;
         self.next_place += 1;
         self.waiting += 1;
-        self.bytes += queued.delivery.body.len();
         let chat = queued.chat();
         let queue = self.queues.entry(chat.clone()).or_default();
         if queue.waiting.is_empty() && !queue.busy {
@@ -66,7 +59,6 @@ impl Chats {
         let (_, queued) = queue.waiting.pop_front()?;
         queue.busy = true;
         self.waiting -= 1;
-        self.bytes -= queued.delivery.body.len();
         Some(queued)
     }
 
@@ -107,7 +99,6 @@ impl Chats {
         taken.sort_by_key(|(place, _)| *place);
         let taken: Vec<Queued> = taken.into_iter().map(|(_, queued)| queued).collect();
         self.waiting -= taken.len();
-        self.bytes -= taken.iter().map(|queued| queued.delivery.body.len()).sum::<usize>();
         taken
     }
 }

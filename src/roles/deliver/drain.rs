@@ -1,13 +1,18 @@
 //! Pulls parked deliveries of a webhook out of the queue of a partition, a page at a time and in order, with their
 //! bodies; and ends the waiting of those that nobody wants any more.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
     Deliver,
+    memory::Share,
     parking::Parking,
     queued::{Origin, Queued},
 };
@@ -22,7 +27,7 @@ use crate::{
 };
 
 /// At most so many bytes of bodies are pulled at once.
-pub(super) const PAGE_BYTES: u64 = 256 * 1024;
+const PAGE_BYTES: u64 = 256 * 1024;
 /// So many entries are looked at in one step of a sweep.
 const SWEEP_ENTRIES: usize = 500;
 /// Pause before bodies that could not be read are asked for again.
@@ -32,10 +37,38 @@ const READ_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Wish {
     pub parking: Parking,
     pub webhook: WebhookId,
+    /// Of the lane.
+    pub share: Share,
     /// Changes whenever what is fetched meanwhile would be out of order.
     pub epoch: u64,
-    /// Bundle offsets that the lane has in memory.
-    pub taken: HashSet<i64>,
+    pub taken: Taken,
+}
+
+/// Bundle offsets that a lane has in memory or in flight, at any moment: one may be parked while its request hangs, and
+/// nobody else may end its waiting then.
+#[derive(Clone, Default)]
+pub(super) struct Taken(Arc<Mutex<HashSet<i64>>>);
+
+impl Taken {
+    fn offsets(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn len(&self) -> usize {
+        self.offsets().len()
+    }
+
+    pub fn contains(&self, offset: i64) -> bool {
+        self.offsets().contains(&offset)
+    }
+
+    pub fn extend(&self, offsets: impl Iterator<Item = i64>) {
+        self.offsets().extend(offsets);
+    }
+
+    pub fn remove(&self, offset: i64) {
+        self.offsets().remove(&offset);
+    }
 }
 
 /// What came of it.
@@ -91,10 +124,11 @@ impl Deliver {
         // What stands behind an order that is not carried out comes later; the lane is told then.
         let cut = in_order.len() < page.len();
         let skip =
-            |parked: &Parked| limits.leaving.contains(&parked.offset) || wish.taken.contains(&parked.offset);
+            |parked: &Parked| limits.leaving.contains(&parked.offset) || wish.taken.contains(parked.offset);
         let free = in_order.iter().copied().filter(|parked| !skip(parked)).collect();
         let waiting = self.end_unwanted(&wish, free);
-        let fitting = &waiting[..that_fit(&waiting, PAGE_BYTES)];
+        let bytes = self.memory.left(&wish.share).unwrap_or_default().min(PAGE_BYTES);
+        let fitting = &waiting[..that_fit(&waiting, bytes)];
         let all_fit = fitting.len() == waiting.len();
         let last = if all_fit { in_order.last() } else { fitting.last() };
         let after = last.map_or(after, |parked| parked.offset);
@@ -119,7 +153,7 @@ impl Deliver {
                 return wish.fetched(What::Swept(None));
             };
             let skip = |parked: &Parked| {
-                limits.leaving.contains(&parked.offset) || wish.taken.contains(&parked.offset)
+                limits.leaving.contains(&parked.offset) || wish.taken.contains(parked.offset)
             };
             let free: Vec<Parked> = page.into_iter().filter(|parked| !skip(parked)).collect();
             let looked_at = free.len();
@@ -154,7 +188,7 @@ impl Deliver {
         if page.is_empty() {
             return Some(Vec::new());
         }
-        let memory = self.memory.take_page(page.iter().map(|parked| parked.bytes as usize));
+        let memory = self.memory.take_page(&wish.share, page.iter().map(|parked| parked.bytes as usize));
         let rooms = tokio::select! {
             rooms = memory => rooms,
             () = wish.parking.settlements().revoked().cancelled() => return None,

@@ -39,15 +39,14 @@ impl Flying {
         }
     }
 
-    /// Parks those of a claim that are not parked. Returns their offsets.
-    pub fn park(&mut self, parking: &Parking, reason: Reason) -> Vec<i64> {
-        let mut offsets = Vec::new();
+    /// Parks those of a claim that are not parked. `hold` is told of the offset of each, before anybody can find it
+    /// parked.
+    pub fn park(&mut self, parking: &Parking, reason: Reason, mut hold: impl FnMut(i64)) {
         for ((claim, offset), one) in &mut self.0 {
             if *claim == parking.token() && !std::mem::replace(&mut one.is_parked, true) {
+                hold(*offset);
                 parking.give_back(one.owner.clone(), one.parked, reason, true, None);
-                offsets.push(*offset);
             }
         }
-        offsets
     }
 }

@@ -14,8 +14,8 @@ use super::{
     Deliver,
     attempt::{Attempted, SharedSeen, span_until},
     chats::Chats,
-    drain::PAGE_BYTES,
     flying::Flying,
+    memory::Share,
     parking::Parking,
     queued::Queued,
     slots::{RequestSlot, RequestSlots},
@@ -63,6 +63,8 @@ pub(super) enum Message {
 pub(super) struct Lane {
     deliver: Arc<Deliver>,
     webhook: WebhookId,
+    /// Of the memory.
+    share: Share,
     inbox: mpsc::UnboundedReceiver<Message>,
     chats: Chats,
     sources: Sources,
@@ -91,10 +93,12 @@ impl Lane {
     pub fn new(deliver: Arc<Deliver>, webhook: WebhookId, inbox: mpsc::UnboundedReceiver<Message>) -> Self {
         let settings = &deliver.settings;
         let ramp = Ramp::new(settings.lane_requests.into(), settings.lane_requests_ceiling.into());
-        let sources = Sources::new(webhook.clone());
+        let share = deliver.memory.share(&webhook);
+        let sources = Sources::new(webhook.clone(), share.clone());
         Self {
             deliver,
             webhook,
+            share,
             inbox,
             chats: Chats::default(),
             sources,
@@ -268,9 +272,8 @@ impl Lane {
         if !parking.is_announced() {
             return;
         }
-        for offset in self.flying.park(parking, reason) {
-            self.sources.hold(parking, offset);
-        }
+        let Self { flying, sources, .. } = self;
+        flying.park(parking, reason, |offset| sources.hold(parking, offset));
     }
 
     /// Lets the source's offset move on past what waits for long.
@@ -299,7 +302,8 @@ impl Lane {
         let waiting = self.chats.waiting();
         match self.circuit {
             Circuit::Healthy => {
-                let has_room = waiting < 2 * self.ramp.allowed() && (self.chats.bytes() as u64) < PAGE_BYTES;
+                let has_room =
+                    waiting < 2 * self.ramp.allowed() && self.deliver.memory.left(&self.share).is_some();
                 if has_room { (4 * self.ramp.allowed()).min(PAGE).min(self.most_by_rate()) } else { 0 }
             }
             Circuit::Tripped { next_at, .. } => {

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     lane::{Lane, Message},
-    memory::{Memory, Room, Share},
+    memory::Memory,
     parking::Parking,
     queued::Queued,
     testing::Tests,
@@ -71,7 +71,8 @@ struct Deliver {
     /// Room for bundles that wait.
     memory: Memory,
     tests: Tests,
-    lanes: Mutex<HashMap<WebhookId, LaneEnd>>,
+    /// What they are told, by webhook.
+    lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Message>>>,
 }
 
 /// Starts the role. It runs until the intake is stopped. `requests` is the runtime that requests run on.
@@ -131,28 +132,15 @@ pub async fn start(
     Ok(Intake::start(&process.kafka, &options, spawn)?)
 }
 
-/// A lane, as others see it.
-struct LaneEnd {
-    inbox: mpsc::UnboundedSender<Message>,
-    /// Of the memory.
-    share: Share,
-}
-
 impl Deliver {
-    fn lanes(&self) -> MutexGuard<'_, HashMap<WebhookId, LaneEnd>> {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<WebhookId, mpsc::UnboundedSender<Message>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands a delivery to the lane of its webhook.
     fn offer(self: &Arc<Self>, queued: Queued) {
-        let (webhook, share) = (queued.delivery.head.webhook_id.clone(), queued.share());
-        self.send(&webhook, Message::Offered(Box::new(queued)), share);
-    }
-
-    /// Room in memory for a body that was just read, if its webhook may have it.
-    fn room(&self, webhook: &WebhookId, bytes: usize) -> Option<Room> {
-        let share = self.lanes().get(webhook).map(|lane| lane.share.clone()).unwrap_or_default();
-        self.memory.take(&share, bytes)
+        let webhook = queued.delivery.head.webhook_id.clone();
+        self.send(&webhook, Message::Offered(Box::new(queued)));
     }
 
     /// Why a webhook has more than may wait in memory.
@@ -164,19 +152,19 @@ impl Deliver {
 
     /// Has all deliveries of a claim parked that a lane has in memory or in flight.
     fn unload(self: &Arc<Self>, webhook: &WebhookId, parking: &Parking) {
-        self.send(webhook, Message::Unload(parking.clone()), Share::default());
+        self.send(webhook, Message::Unload(parking.clone()));
     }
 
     /// Tells the lane of a webhook that it has deliveries parked.
     fn tell(self: &Arc<Self>, webhook: &WebhookId, parking: &Parking) {
-        self.send(webhook, Message::Parked(parking.clone()), Share::default());
+        self.send(webhook, Message::Parked(parking.clone()));
     }
 
     /// Sends to the lane of a webhook, which begins if there is none.
-    fn send(self: &Arc<Self>, webhook: &WebhookId, message: Message, share: Share) {
+    fn send(self: &Arc<Self>, webhook: &WebhookId, message: Message) {
         let mut lanes = self.lanes();
         let message = match lanes.get(webhook) {
-            Some(lane) => match lane.inbox.send(message) {
+            Some(lane) => match lane.send(message) {
                 Ok(()) => return,
                 // Its task died; the panic was reported.
                 Err(returned) => returned.0,
@@ -186,7 +174,7 @@ impl Deliver {
         let (sender, inbox) = mpsc::unbounded_channel();
         // Just created: its receiver is alive.
         let _ = sender.send(message);
-        lanes.insert(webhook.clone(), LaneEnd { inbox: sender, share });
+        lanes.insert(webhook.clone(), sender);
         tokio::spawn(Lane::new(self.clone(), webhook.clone(), inbox).run());
     }
 

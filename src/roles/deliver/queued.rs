@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    memory::{Room, Share},
+    memory::Room,
     parking::{Parking, Pass},
     settlements::InFlight,
 };
@@ -28,7 +28,7 @@ pub(super) struct Queued {
     /// Since when it is in memory.
     pub since: Instant,
     origin: Origin,
-    room: Room,
+    _room: Room,
     counted: Waiting,
 }
 
@@ -59,16 +59,11 @@ impl Queued {
         let counted = Waiting { metrics: metrics.clone(), bytes: delivery.body.len() as i64 };
         metrics.deliveries_waiting.inc();
         metrics.deliveries_waiting_bytes.add(counted.bytes);
-        Self { delivery, parking, since: Instant::now(), origin, room, counted }
+        Self { delivery, parking, since: Instant::now(), origin, _room: room, counted }
     }
 
     pub fn chat(&self) -> Chat {
         (self.delivery.head.workspace_id.clone(), self.delivery.head.chat_id.clone())
-    }
-
-    /// The share of its lane.
-    pub fn share(&self) -> Share {
-        self.room.share()
     }
 
     pub fn is_parked(&self) -> bool {

@@ -9,10 +9,7 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    flow::bundle_to_delivery::TakenIn,
-    model::{bundle::BundleHead, ids::WebhookId},
-};
+use crate::{flow::bundle_to_delivery::TakenIn, model::bundle::BundleHead};
 
 /// The bundles of one partition, of one claim of it.
 #[derive(Clone)]
@@ -132,12 +129,12 @@ impl Settlements {
         self.state(|state| state.read.len())
     }
 
-    /// The oldest bundle that is not settled, by its offset, and its webhook.
+    /// The oldest bundle that is not settled, by its offset.
     #[must_use]
-    pub fn front(&self) -> Option<(i64, WebhookId)> {
+    pub fn front(&self) -> Option<(i64, BundleHead)> {
         self.state(|state| {
             let front = state.read.front()?;
-            Some((front.offset, front.head.as_ref()?.webhook_id.clone()))
+            Some((front.offset, front.head.as_deref()?.clone()))
         })
     }
 

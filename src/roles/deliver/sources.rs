@@ -1,7 +1,7 @@
 //! The queues that a lane drains, one for each partition that has something of its webhook parked.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +10,8 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{
     Deliver,
-    drain::{Fetched, What, Wish},
+    drain::{Fetched, Taken, What, Wish},
+    memory::Share,
     parking::Parking,
     queued::Queued,
 };
@@ -26,6 +27,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// The queues of a lane. They take turns.
 pub(super) struct Sources {
     webhook: WebhookId,
+    share: Share,
     by_partition: BTreeMap<i32, Source>,
     /// Where the last page came from.
     last_pulled: i32,
@@ -38,7 +40,7 @@ struct Source {
     /// Everything up to this bundle offset was pulled.
     after: i64,
     /// What was pulled and is in memory or in flight.
-    taken: HashSet<i64>,
+    taken: Taken,
     /// Changes when what is being fetched is out of date.
     epoch: u64,
     /// There was nothing more to pull.
@@ -52,13 +54,13 @@ struct Source {
 
 impl Source {
     fn new(parking: Parking) -> Self {
-        let (taken, sweep_at) = (HashSet::new(), Instant::now());
+        let (taken, sweep_at) = (Taken::default(), Instant::now());
         Self { parking, after: -1, taken, epoch: 0, at_end: false, has_more: false, front: None, sweep_at }
     }
 
-    fn wish(&self, webhook: &WebhookId) -> Wish {
+    fn wish(&self, webhook: &WebhookId, share: &Share) -> Wish {
         let (parking, taken) = (self.parking.clone(), self.taken.clone());
-        Wish { parking, webhook: webhook.clone(), epoch: self.epoch, taken }
+        Wish { parking, webhook: webhook.clone(), share: share.clone(), epoch: self.epoch, taken }
     }
 
     /// What was pulled goes back: pulling begins anew.
@@ -71,8 +73,8 @@ impl Source {
 }
 
 impl Sources {
-    pub fn new(webhook: WebhookId) -> Self {
-        Self { webhook, by_partition: BTreeMap::new(), last_pulled: -1, fetches: JoinSet::new() }
+    pub fn new(webhook: WebhookId, share: Share) -> Self {
+        Self { webhook, share, by_partition: BTreeMap::new(), last_pulled: -1, fetches: JoinSet::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -123,7 +125,7 @@ impl Sources {
     pub fn hold(&mut self, parking: &Parking, offset: i64) {
         self.told(parking.clone());
         if let Some(source) = self.by_partition.get_mut(&parking.partition()) {
-            source.taken.insert(offset);
+            source.taken.extend(std::iter::once(offset));
             source.rewind(&self.webhook);
         }
     }
@@ -132,7 +134,7 @@ impl Sources {
     pub fn forget(&mut self, queued: &Queued) {
         let source = self.by_partition.get_mut(&queued.parking.partition());
         if let Some(source) = source.filter(|source| queued.is_of(&source.parking)) {
-            source.taken.remove(&queued.delivery.offset);
+            source.taken.remove(queued.delivery.offset);
         }
     }
 
@@ -145,14 +147,18 @@ impl Sources {
         let to_sweep = self.to_sweep(&deliver.process.tail.directory(), now);
         if let Some(source) = to_sweep.and_then(|partition| self.by_partition.get_mut(&partition)) {
             source.sweep_at = now + SWEEP;
-            self.fetches.spawn(deliver.clone().sweep(source.wish(&self.webhook)));
+            self.fetches.spawn(deliver.clone().sweep(source.wish(&self.webhook, &self.share)));
             return;
         }
         let Some(partition) = self.to_pull().filter(|_| most > 0) else { return };
         self.last_pulled = partition;
         if let Some(source) = self.by_partition.get_mut(&partition) {
             source.has_more = false;
-            self.fetches.spawn(deliver.clone().pull(source.wish(&self.webhook), source.after, most));
+            self.fetches.spawn(deliver.clone().pull(
+                source.wish(&self.webhook, &self.share),
+                source.after,
+                most,
+            ));
         }
     }
 
