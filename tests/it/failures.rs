@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Answer, LIMIT, Record, Request, SESSION, System, Tenant, answer, event, message_ids, ok, receiver,
@@ -164,4 +165,31 @@ async fn a_redis_that_forgets_or_goes_backwards_changes_no_count_and_disables_no
     assert_eq!(attempts.iter().filter(|attempt| attempt.json()["counted"] == true).count(), 11);
     let posts = failing.requests().len();
     assert!(posts <= 11 + 4 + 1, "{posts}: on top come those in flight at the first failure and at the kill");
+}
+
+/// One outage is one failure, however many requests meet it at once.
+#[tokio::test]
+async fn what_is_in_flight_when_the_circuit_trips_is_logged_and_not_counted() {
+    const AT_ONCE: usize = 8;
+    let endpoint = receiver(ok());
+    let webhooks = [webhook("wh", "ws", &endpoint.url("/"), json!({}))];
+    let Some(system) = system(2_000).env("BUNDLEHOOK_RETRY_SCHEDULE", "10m").start(&webhooks).await else {
+        return;
+    };
+    let released = CancellationToken::new();
+    let gate = released.clone();
+    endpoint.set(answer(move |_| Answer::status(503).once(&gate))).await;
+    let one = |n: usize| event("ws", &format!("c{n}"), &format!("{n}"));
+    system.publish(&(0..2 * AT_ONCE).map(one).collect::<Vec<_>>()).await;
+    endpoint.wait_for(|requests| requests.len() == AT_ONCE, "as many requests as may be in flight").await;
+    released.cancel();
+
+    let attempts = system.wait_records("delivery-attempts", |records| records.len() == AT_ONCE).await;
+    let counted: Vec<bool> =
+        attempts.iter().map(|record| record.json()["counted"].as_bool().expect("it says so")).collect();
+    assert_eq!(counted.iter().filter(|counted| **counted).count(), 1, "{counted:?}");
+    assert_eq!(system.webhook_json(&["show", "wh"]).await["failures"], 1);
+    let log = system.webhook_json(&["log", "wh"]).await;
+    assert_eq!(log.as_array().expect("it is a list").len(), AT_ONCE);
+    assert_eq!(endpoint.requests().len(), AT_ONCE, "nothing else goes before the pause is over");
 }
