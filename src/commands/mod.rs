@@ -107,8 +107,8 @@ impl Commands {
         let tail = SettingsTail::start(kafka, &topics, require_sealed, embedded, stop.clone(), unusable)
             .map_err(CommandError::failed)?;
         let health_log = HealthLog::start(kafka, &topics, embedded, stop).map_err(CommandError::failed)?;
-        let connecting = within(patience, "redis did not answer", Redis::connect(redis));
-        let redis = connecting.await?.map_err(CommandError::failed)?;
+        let unavailable = |cause| CommandError::Unavailable(format!("redis did not answer: {cause}"));
+        let redis = Redis::reach(redis, patience).await.map_err(unavailable)?;
         let prefix = topics.prefix();
         Ok(Self {
             health: HealthStore::new(redis.clone(), prefix),

@@ -32,7 +32,7 @@ pub use self::{
     kafka::{KafkaSettings, TopicSettings},
     mail::{MailSettings, OptionalSmtpSettings, SmtpSettings, SmtpTls, SmtpUrl},
     ops::{LogFormat, LogSettings, OpsSettings},
-    redis::{RedisServers, RedisSettings},
+    redis::{RedisServers, RedisSettings, RedisTls},
     sealed::SealedSettings,
     serve::{SealingSettings, ServeSettings, SettingsBy},
     start::{StartFrom, StartSettings},

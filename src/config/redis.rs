@@ -1,4 +1,4 @@
-use std::{str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use redis::IntoConnectionInfo as _;
 use url::Url;
@@ -29,6 +29,33 @@ pub struct RedisSettings {
     /// How long to wait for an answer before the call counts as failed, though it may have been carried out.
     #[arg(long = "redis-timeout", env = "BUNDLEHOOK_REDIS_TIMEOUT", default_value = "5s", value_parser = super::value::duration)]
     pub timeout: Duration,
+    #[command(flatten)]
+    pub tls: RedisTls,
+}
+
+/// Whom to trust, and what to show, where Redis is reached by TLS. The files are read anew for each connection, but
+/// for a Cluster, which has them read once.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct RedisTls {
+    /// The authorities that may have signed the servers' certificates, in PEM, instead of those that the system trusts.
+    #[arg(long, env = "BUNDLEHOOK_REDIS_CA_BUNDLE", value_name = "FILE")]
+    pub redis_ca_bundle: Option<PathBuf>,
+    /// The certificate to show to servers that ask for one, followed by those up to its authority, in PEM.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_REDIS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "redis_certificate_key"
+    )]
+    pub redis_certificate: Option<PathBuf>,
+    /// The key of that certificate, in PEM.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_REDIS_CERTIFICATE_KEY",
+        value_name = "FILE",
+        requires = "redis_certificate"
+    )]
+    pub redis_certificate_key: Option<PathBuf>,
 }
 
 /// Which servers there are, and how the one to ask is found.

@@ -10,7 +10,9 @@ use super::{
     serve::{Serve, dev_secret},
 };
 use crate::{
-    config::{DevCommand, KafkaSettings, ProduceSettings, RedisServers, RedisSettings, TopicSettings},
+    config::{
+        DevCommand, KafkaSettings, ProduceSettings, RedisServers, RedisSettings, RedisTls, TopicSettings,
+    },
     io::{
         kafka::{Topics, embedded::EmbeddedBroker},
         redis::server::RedisServer,
@@ -34,8 +36,11 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
     let broker = EmbeddedBroker::start(topics()).await.context("the embedded broker did not start")?;
     let kafka = broker.settings();
     let redis_url = redis.url()?;
-    let redis_settings =
-        RedisSettings { servers: RedisServers::Single(redis_url.clone()), timeout: REDIS_TIMEOUT };
+    let redis_settings = RedisSettings {
+        servers: RedisServers::Single(redis_url.clone()),
+        timeout: REDIS_TIMEOUT,
+        tls: RedisTls::default(),
+    };
     println!("embedded broker: topics are not checked, nothing outlives this process");
     println!("export BUNDLEHOOK_KAFKA_BROKERS={}", broker.servers());
     println!("export BUNDLEHOOK_REDIS_URL={redis_url}");

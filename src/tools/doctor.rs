@@ -9,11 +9,11 @@ mod storage;
 
 use std::process::ExitCode;
 
-use super::{reach_redis, say};
+use super::say;
 use crate::{
     config::{DoctorCommand, KafkaSettings, RedisSettings, SealedSettings},
     io::{
-        clock,
+        Redis, clock,
         kafka::{
             Topics,
             admin::{Admin, AdminError, Cluster},
@@ -40,7 +40,7 @@ pub async fn run(command: DoctorCommand) -> anyhow::Result<ExitCode> {
 
 async fn of_redis(settings: &RedisSettings, checks: &mut Vec<Check>) {
     let asked = async {
-        let redis = reach_redis(settings).await?;
+        let redis = Redis::reach(settings, settings.timeout).await?;
         facts(&redis).await.map_err(|error| error.to_string())
     };
     match asked.await {

@@ -9,7 +9,10 @@ use anyhow::anyhow;
 use super::say;
 use crate::{
     config::InspectCommand,
-    io::kafka::{Topics, admin::Admin},
+    io::{
+        Redis,
+        kafka::{Topics, admin::Admin},
+    },
 };
 
 /// Prints it, as tables or as JSON.
@@ -20,8 +23,9 @@ pub async fn run(command: InspectCommand) -> anyhow::Result<()> {
     let InspectCommand { kafka, redis, output } = command;
     let names = Topics::new(&kafka.topics);
     let cluster = Admin::new(&kafka)?.cluster().await?;
-    let redis =
-        super::reach_redis(&redis).await.map_err(|problem| anyhow!("redis can't be asked: {problem}"))?;
+    let redis = Redis::reach(&redis, redis.timeout)
+        .await
+        .map_err(|problem| anyhow!("redis can't be asked: {problem}"))?;
     let seen = look::Seen {
         aggregate: look::aggregate(&kafka, &names, &cluster, &redis).await?,
         deliver: look::deliver(&kafka, &names, &cluster, &redis).await?,

@@ -18,21 +18,11 @@ use std::{
 use anyhow::Context;
 use tokio::sync::oneshot;
 
-use crate::{config::RedisSettings, io::Redis};
-
 /// Writes a line to standard output, at once.
 fn say(line: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let said = writeln!(out, "{line}").and_then(|()| out.flush());
     said.context("failed to write to standard output")
-}
-
-/// Connects to Redis, or says why that did not work within its time-out: unlike a role, a tool does not wait for it.
-async fn reach_redis(settings: &RedisSettings) -> Result<Redis, String> {
-    match tokio::time::timeout(settings.timeout, Redis::connect(settings)).await {
-        Ok(connected) => connected.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {}", humantime::format_duration(settings.timeout))),
-    }
 }
 
 /// Runs what blocks on a thread of its own. If nobody waits any more, the program may end without it, even while it

@@ -133,7 +133,7 @@ async fn what_is_not_there_or_can_not_be_reached_is_named_and_has_a_code_of_its_
     system.delete_webhook("wh").await;
     assert_ended(&system.webhook(&["show", "wh"]).await, 66, "webhook `wh` does not exist");
     let away = ["list", "--redis-url", "redis://127.0.0.1:1", "--timeout", "1s"];
-    assert_ended(&system.webhook(&away).await, 69, "redis did not answer within 1 s");
+    assert_ended(&system.webhook(&away).await, 69, "redis did not answer: Connection refused");
     let no_kafka = process("webhook").args(["list", "--kafka-brokers", "127.0.0.1:1", "--timeout", "1s"]);
     let finished = no_kafka.env("BUNDLEHOOK_REDIS_URL", system.redis.url()).run().await;
     assert_ended(&finished, 69, "the settings could not be read from Kafka within 1 s");

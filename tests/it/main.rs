@@ -29,6 +29,7 @@ mod requests;
 mod rig;
 mod schemas;
 mod secrets;
+mod secure;
 mod settings;
 mod signatures;
 mod skips;

@@ -14,7 +14,7 @@ use redis::{
 };
 use tracing::{info, warn};
 
-use super::master::Master;
+use super::{master::Master, tls};
 use crate::config::{RedisServers, RedisSettings};
 
 /// Trouble of one kind is told again after so long.
@@ -148,6 +148,28 @@ impl Redis {
         }
     }
 
+    /// Connects within a time, or says why the last try failed: unlike a role, a tool does not wait for ever.
+    ///
+    /// # Errors
+    /// The cause, or that there was no answer.
+    pub async fn reach(settings: &RedisSettings, patience: Duration) -> Result<Self, String> {
+        let mut cause = format!("no answer within {}", humantime::format_duration(patience));
+        let trying = async {
+            loop {
+                match Servers::connect(settings).await {
+                    Ok(servers) => return Ok(Self { servers, trouble: Arc::default() }),
+                    Err(error) if error.kind() == ErrorKind::InvalidClientConfig => {
+                        return Err(error.to_string());
+                    }
+                    Err(error) => cause = error.to_string(),
+                }
+                tokio::time::sleep(START_PAUSE).await;
+            }
+        };
+        let reached = tokio::time::timeout(patience, trying).await;
+        reached.unwrap_or_else(|_| Err(cause))
+    }
+
     /// Runs a script, loading it first where the server does not know it.
     ///
     /// # Errors
@@ -236,18 +258,21 @@ fn is_another_server_wanted(error: &RedisError) -> bool {
 
 impl Servers {
     async fn connect(settings: &RedisSettings) -> Result<Self, RedisError> {
-        let timeout = settings.timeout;
-        let master = match &settings.servers {
-            RedisServers::Single(url) => Master::at(url, timeout)?,
+        let RedisSettings { servers, timeout, tls } = settings;
+        let timeout = *timeout;
+        let master = match servers {
+            RedisServers::Single(url) => Master::at(url, timeout, tls),
             RedisServers::Sentinel { sentinels, service, login } => {
-                Master::named(sentinels.clone(), service, login, timeout)?
+                Master::named(sentinels.clone(), service, login, timeout, tls)
             }
             RedisServers::Cluster(nodes) => {
-                let client = ClusterClientBuilder::new(nodes.clone())
+                let mut builder = ClusterClientBuilder::new(nodes.clone())
                     .connection_timeout(timeout)
-                    .response_timeout(timeout)
-                    .build()?;
-                return client.get_async_connection().await.map(Self::Cluster);
+                    .response_timeout(timeout);
+                if nodes.iter().any(tls::is_used) {
+                    builder = builder.certs(tls::certificates(tls)?);
+                }
+                return builder.build()?.get_async_connection().await.map(Self::Cluster);
             }
         };
         master.connection().await?;

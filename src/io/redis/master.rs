@@ -6,12 +6,16 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, TlsMode,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError,
+    TlsMode,
     aio::MultiplexedConnection,
-    sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 use tokio::sync::Mutex;
 use url::Url;
+
+use super::tls;
+use crate::config::RedisTls;
 
 /// Pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -23,6 +27,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Master {
     finder: Mutex<Finder>,
     timeout: Duration,
+    tls: RedisTls,
     /// Connections with a number up to this are not to be used any more.
     left: AtomicU64,
 }
@@ -37,42 +42,34 @@ struct Finder {
 }
 
 enum Source {
-    Address(Client),
-    Sentinels(SentinelClient),
+    Address(Url),
+    Sentinels {
+        sentinels: Vec<Url>,
+        /// The name under which they know the master.
+        service: String,
+        login: Url,
+        /// Knows them from the last time; none if there was trouble since.
+        client: Option<SentinelClient>,
+    },
 }
 
 impl Master {
     /// The server at an address. Connects at the first call.
-    ///
-    /// # Errors
-    /// If the URL can't be used.
-    pub fn at(url: &Url, timeout: Duration) -> Result<Self, RedisError> {
-        Ok(Self::new(Source::Address(Client::open(url.clone())?), timeout))
+    #[must_use]
+    pub fn at(url: &Url, timeout: Duration, tls: &RedisTls) -> Self {
+        Self::new(Source::Address(url.clone()), timeout, tls)
     }
 
     /// The server that sentinels know as the master under a name. `login` says how to log in to it.
-    ///
-    /// # Errors
-    /// If a URL can't be used.
-    pub fn named(
-        sentinels: Vec<Url>,
-        service: &str,
-        login: &Url,
-        timeout: Duration,
-    ) -> Result<Self, RedisError> {
-        let info = login.clone().into_connection_info()?;
-        let mut node =
-            SentinelNodeConnectionInfo::default().set_redis_connection_info(info.redis_settings().clone());
-        if login.scheme() == "rediss" {
-            node = node.set_tls_mode(TlsMode::Secure);
-        }
-        let client = SentinelClient::build(sentinels, service, Some(node), SentinelServerType::Master)?;
-        Ok(Self::new(Source::Sentinels(client), timeout))
+    #[must_use]
+    pub fn named(sentinels: Vec<Url>, service: &str, login: &Url, timeout: Duration, tls: &RedisTls) -> Self {
+        let (service, login) = (service.to_owned(), login.clone());
+        Self::new(Source::Sentinels { sentinels, service, login, client: None }, timeout, tls)
     }
 
-    fn new(source: Source, timeout: Duration) -> Self {
+    fn new(source: Source, timeout: Duration, tls: &RedisTls) -> Self {
         let finder = Finder { source, number: 0, connection: None, failed: None };
-        Self { finder: Mutex::new(finder), timeout, left: AtomicU64::new(0) }
+        Self { finder: Mutex::new(finder), timeout, tls: tls.clone(), left: AtomicU64::new(0) }
     }
 
     /// The connection, with its number. Those who wait for the same attempt share its failure.
@@ -92,7 +89,7 @@ impl Master {
             return Err(error.clone());
         }
         finder.connection = None;
-        let found = finder.source.connect(self.timeout).await;
+        let found = finder.source.connect(self.timeout, &self.tls).await;
         finder.failed = found.as_ref().err().map(|error| (Instant::now(), error.clone()));
         let connection = found?;
         finder.number += 1;
@@ -107,13 +104,71 @@ impl Master {
 }
 
 impl Source {
-    async fn connect(&mut self, timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(
+        &mut self,
+        timeout: Duration,
+        tls: &RedisTls,
+    ) -> Result<MultiplexedConnection, RedisError> {
         let limits = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));
         match self {
-            Self::Address(client) => client.get_multiplexed_async_connection_with_config(&limits).await,
-            Self::Sentinels(client) => client.get_async_connection_with_config(&limits).await,
+            Self::Address(url) => {
+                let client = if tls::is_used(url) {
+                    Client::build_with_tls(url.clone(), tls::certificates(tls)?)?
+                } else {
+                    Client::open(url.clone())?
+                };
+                client.get_multiplexed_async_connection_with_config(&limits).await
+            }
+            Self::Sentinels { sentinels, service, login, client } => {
+                let mut known = match client.take() {
+                    Some(known) => known,
+                    None => sentinel_client(sentinels, service, login, tls)?,
+                };
+                let connection = known.get_async_connection_with_config(&limits).await?;
+                *client = Some(known);
+                Ok(connection)
+            }
         }
     }
+}
+
+/// A client that asks sentinels for the master. All have the same login.
+fn sentinel_client(
+    sentinels: &[Url],
+    service: &str,
+    login: &Url,
+    tls: &RedisTls,
+) -> Result<SentinelClient, RedisError> {
+    let infos = sentinels.iter().map(|url| url.clone().into_connection_info());
+    let infos: Vec<ConnectionInfo> = infos.collect::<Result<_, _>>()?;
+    let addresses: Vec<ConnectionAddr> = infos.iter().map(|info| info.addr().clone()).collect();
+    let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?;
+    if let Some(settings) = infos.first().map(ConnectionInfo::redis_settings) {
+        if let Some(username) = settings.username() {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+    }
+    let info = login.clone().into_connection_info()?;
+    let settings = info.redis_settings();
+    builder = builder.set_client_to_redis_db(settings.db());
+    if let Some(username) = settings.username() {
+        builder = builder.set_client_to_redis_username(username);
+    }
+    if let Some(password) = settings.password() {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if tls::is_used(login) {
+        let certificates = tls::certificates(tls)?;
+        builder = builder
+            .set_client_to_redis_tls_mode(TlsMode::Secure)
+            .set_client_to_redis_certificates(certificates.clone())
+            .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+            .set_client_to_sentinel_certificates(certificates);
+    }
+    builder.build()
 }

@@ -7,6 +7,7 @@ pub mod health;
 mod master;
 pub mod queue;
 pub mod server;
+mod tls;
 pub mod turns;
 pub mod views;
 pub mod windows;

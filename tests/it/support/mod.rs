@@ -3,6 +3,7 @@
 //! | what | how |
 //! |---|---|
 //! | Apache Kafka | [`kafka`] for the shared one, [`Kafka::start`] for one to break, [`broker`] if the embedded one will do too |
+//! | certificates | [`Authority::new`] |
 //! | records | [`produce`], [`read_topic`], [`end_offsets`], [`committed`], [`members`] |
 //! | Redis | [`redis`], [`redis_with`] |
 //! | a customer's endpoint | [`receiver`] |
@@ -18,6 +19,7 @@
 #![allow(dead_code, reason = "one rig for many tests: not each part is in use at all times")]
 #![allow(unused_imports, reason = "the re-exports are what tests may use")]
 
+pub mod authority;
 mod broker;
 mod browser;
 mod children;
@@ -41,6 +43,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::authority::Authority;
 pub use self::broker::{Broker, broker};
 pub use self::browser::Browser;
 pub use self::console::{ADMIN, Answered, Console, claims, signed, token};
