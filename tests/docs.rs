@@ -7,6 +7,9 @@ use std::{
     process::Command,
 };
 
+use bundlehook::model::delivery::Outcome;
+use serde_json::Value;
+
 /// Every role and tool.
 const SUBCOMMANDS: &[&str] = &[
     "aggregate",
@@ -161,6 +164,28 @@ fn the_table_of_metrics_is_what_the_program_has() {
         .filter(|row| !defined.iter().any(|d| d == *row))
         .map(|row| format!("not defined: {row}"));
     assert_none(&missing.chain(surplus).collect::<Vec<_>>());
+}
+
+/// The words for what comes of an attempt are one closed set: in the program, so in the metrics and in the log, in the
+/// schema of attempts, and in what customers and operators read.
+#[test]
+fn the_outcomes_are_the_same_everywhere() {
+    let outcomes: BTreeSet<_> = Outcome::ALL.iter().map(|outcome| outcome.as_str().to_owned()).collect();
+    let schema: Value =
+        serde_json::from_str(&read(&root().join("schemas/delivery-attempt.json"))).expect("a schema is JSON");
+    let in_schema = schema["properties"]["outcome"]["enum"].as_array().expect("it is a closed set");
+    let in_schema: BTreeSet<_> =
+        in_schema.iter().map(|outcome| outcome.as_str().expect("it is a text").to_owned()).collect();
+    assert_eq!(in_schema, outcomes);
+    let first_code = |row: &str| row.split('`').nth(1).map(str::to_owned);
+    let delivery = read(&root().join("docs/delivery.md"));
+    let table = delivery.split("| outcome |").nth(1).expect("the page has the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    assert_eq!(rows.filter_map(first_code).collect::<BTreeSet<_>>(), outcomes);
+    let metrics = read(&root().join("docs/metrics.md"));
+    let row = metrics.lines().find(|line| line.starts_with("| `outcome` |")).expect("the page has the label");
+    let named: BTreeSet<_> = row.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+    assert_eq!(named, outcomes);
 }
 
 #[test]

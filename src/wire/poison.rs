@@ -98,20 +98,20 @@ impl Poison {
         Self { reason: PoisonReason::InvalidUtf8, detail }
     }
 
-    /// Names the field that a JSON error belongs to, by its path.
-    pub(super) fn json(error: serde_path_to_error::Error<serde_json::Error>) -> Self {
-        let path = error.path().to_string();
-        let inner = error.into_inner();
+    /// Names the field that a JSON error belongs to, by its path, and never what stands in it.
+    #[must_use]
+    pub fn json(error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
+        let (path, inner) = (error.path().to_string(), error.inner());
         if inner.is_data() && path != "." {
-            return Self::invalid(&path, format_args!("is {}", Redacted(&inner)));
+            return Self::invalid(&path, format_args!("is {}", Redacted(inner)));
         }
         if inner.is_data() {
-            let detail = format!("the value is {}", Redacted(&inner));
+            let detail = format!("the value is {}", Redacted(inner));
             return Self { reason: PoisonReason::InvalidField, detail };
         }
         Self {
             reason: PoisonReason::InvalidJson,
-            detail: format!("the value is not JSON: {}", Redacted(&inner)),
+            detail: format!("the value is not JSON: {}", Redacted(inner)),
         }
     }
 }

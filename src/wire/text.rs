@@ -98,7 +98,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 pub fn read_object<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Poison> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let Object(value): Object<T> =
-        serde_path_to_error::deserialize(&mut deserializer).map_err(Poison::json)?;
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| Poison::json(&error))?;
     let trailing = |_| {
         let detail = "the value is not JSON: there is more after its end".to_owned();
         Poison { reason: PoisonReason::InvalidJson, detail }

@@ -12,7 +12,7 @@ const SENT: &str = "bundlehook_mails_total{result=\"sent\"}";
 const REPEATED: &str = "bundlehook_mails_total{result=\"repeated\"}";
 
 /// Starts `notify` beside a system.
-async fn notify(system: &System, server: &MailServer, more: &[(&str, &str)]) -> Process {
+pub(crate) async fn notify(system: &System, server: &MailServer, more: &[(&str, &str)]) -> Process {
     let mut launch = system
         .launch("notify")
         .env("BUNDLEHOOK_SMTP_URL", server.url())

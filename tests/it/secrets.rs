@@ -1,31 +1,22 @@
 //! Secrets stay secret: planted ones are searched for in everything that the product writes.
 
+mod places;
+
 use std::io::Write as _;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use crate::support::{Answer, Finished, System, answer, event, process, receiver, system, webhook};
+use self::places::Written;
+use crate::mails::notify;
+use crate::support::{
+    Answer, Finished, System, answer, event, mail_server, process, receiver, system, token, webhook,
+};
 
 const SECRET: &str = "whsec_Y2FuYXJ5LXNlY3JldC1jYW5hcnktc2VjcmV0";
 const HEADER: &str = "canary-header-0123456789";
 const QUERY: &str = "canary-query-0123456789";
-const TOPICS: [&str; 12] = [
-    "message-events",
-    "webhook-settings",
-    "webhook-states",
-    "webhook-health",
-    "message-skips",
-    "bundles",
-    "waiting-deliveries",
-    "delivery-attempts",
-    "webhook-changes",
-    "webhook-events",
-    "notifications",
-    "dead-letters",
-];
-
 fn keys() -> NamedTempFile {
     let mut file = NamedTempFile::new().expect("there is room for a file");
     let key = BASE64_STANDARD.encode([42; 32]);
@@ -48,7 +39,7 @@ async fn publish(system: &System, settings: &[Value], keys: Option<&NamedTempFil
 
 #[tokio::test]
 async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
-    // It sends everything back, and fails, so that there are retries, parked deliveries and a disabling.
+    // It sends everything back, and fails, so that there are retries, parked deliveries, a disabling and e-mails.
     let echo = receiver(answer(|request| {
         let said: Vec<_> = request.headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
         let token = request.header("x-token").unwrap_or_default();
@@ -57,10 +48,15 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
         answer.body(format!("{target}\n{}", said.join("\n")))
     }));
     let (keys, url) = (keys(), echo.url(&format!("/?token={QUERY}")));
+    let keys_path = keys.path().to_string_lossy().into_owned();
     let setup = system(3_000)
-        .env("BUNDLEHOOK_SEALING_KEYS", &keys.path().to_string_lossy())
+        .env("BUNDLEHOOK_SEALING_KEYS", &keys_path)
         .env("BUNDLEHOOK_LOG", "info,bundlehook=trace");
     let Some(system) = setup.start(&[]).await else { return };
+    let server = mail_server().await;
+    let notify = notify(&system, &server, &[]).await;
+    let console = system.console(&[("BUNDLEHOOK_SEALING_KEYS", &keys_path)]).await;
+    let told = console.listen(&token("ws", "editor")).await;
     let headers = json!({"authorization": format!("Bearer {HEADER}"), "x-token": HEADER});
     let settings = [webhook("wh", "ws", &url, json!({"secrets": [SECRET], "headers": headers}))];
 
@@ -81,14 +77,18 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
     let genuine = standardwebhooks::Webhook::new(SECRET).expect("it is a secret");
     genuine.verify(&request.body, &request.headers).expect("it was signed with what was sealed");
 
-    let mut written = vec![
-        ("refused", format!("{refused:?}")),
-        ("produce", format!("{published:?}")),
-        ("aggregate's log", system.aggregate.process.stderr()),
-        ("deliver's log", system.deliver.process.stderr()),
-        ("aggregate's metrics", system.aggregate.process.metrics().await),
-        ("deliver's metrics", system.deliver.process.metrics().await),
-    ];
+    let mut written = Written::default();
+    let rotated = written.edits(&console, &settings[0], [SECRET, HEADER]).await;
+    server.wait_for(3).await;
+    told.wait_for("event: attempt").await;
+    written.note("refused", format!("{refused:?}"));
+    written.note("produce", format!("{published:?}"));
+    written.note("events", told.text());
+    written.mails(&server);
+    let roles = [&system.aggregate.process, &system.deliver.process, &notify, &console.process];
+    for (name, process) in ["aggregate", "deliver", "notify", "serve"].into_iter().zip(roles) {
+        written.process(name, process).await;
+    }
     for args in [
         &["webhook", "log", "wh", "--json"][..],
         &["webhook", "log", "wh"],
@@ -99,40 +99,18 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
     ] {
         let finished = tool(&system, args, "true").await;
         assert!(!finished.stdout.is_empty(), "{args:?}: {finished:?}");
-        written.push((args[0], format!("{finished:?}")));
+        written.note(&args.join(" "), format!("{finished:?}"));
     }
-    for topic in TOPICS {
-        let records = system.records(topic).await;
-        let text = |bytes: &Option<Vec<u8>>| {
-            String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned()
-        };
-        let all: Vec<_> = records.iter().map(|record| text(&record.value) + &format!("{record:?}")).collect();
-        written.push((topic, all.join("\n")));
+    written.topics(&system).await;
+    written.redis(&system).await;
+    written.console(&console).await;
+
+    for canary in [SECRET, SECRET.trim_start_matches("whsec_"), HEADER, &*rotated] {
+        written.assert_nowhere(canary, "");
     }
-    let keys: Vec<String> = system.redis.command(&["KEYS", "*"]).await;
-    assert!(keys.iter().any(|key| key.ends_with(":log")), "{keys:?}");
-    for key in &keys {
-        let dump: Vec<u8> = match &*system.redis.command::<String>(&["TYPE", key]).await {
-            "list" => {
-                system.redis.command::<Vec<String>>(&["LRANGE", key, "0", "-1"]).await.concat().into_bytes()
-            }
-            "hash" => system.redis.command::<Vec<Vec<u8>>>(&["HGETALL", key]).await.concat(),
-            "string" => system.redis.command(&["GET", key]).await,
-            "zset" => system.redis.command::<Vec<Vec<u8>>>(&["ZRANGE", key, "0", "-1"]).await.concat(),
-            "set" => system.redis.command::<Vec<Vec<u8>>>(&["SMEMBERS", key]).await.concat(),
-            other => panic!("`{key}` is a {other}: search it, too"),
-        };
-        written.push(("Redis", String::from_utf8_lossy(&dump).into_owned()));
-    }
-    for (place, text) in &written {
-        for canary in [SECRET, SECRET.trim_start_matches("whsec_"), HEADER] {
-            assert!(!text.contains(canary), "`{canary}` stands in {place}");
-        }
-        // The settings name the URL itself.
-        assert!(*place == "webhook-settings" || !text.contains(QUERY), "`{QUERY}` stands in {place}");
-    }
-    let log = written.iter().find(|(place, _)| *place == "delivery-attempts").map(|(_, text)| text.clone());
-    let log = log.expect("it was searched");
+    // The settings name the URL itself.
+    written.assert_nowhere(QUERY, "webhook-settings");
+    let log = written.of("delivery-attempts");
     for sent_back in ["x-echo", "x-target", "POST /?token=***", "authorization: "] {
         assert!(log.contains(sent_back), "`{sent_back}` was sent back and is there, masked: {log}");
     }
@@ -143,6 +121,15 @@ async fn what_is_sealed_waits_for_its_key_and_nothing_is_sent_without_it() {
     let (keys, taking) = (keys(), receiver(crate::support::ok()));
     let Some(mut system) = system(3_000).start(&[]).await else { return };
     let settings = [webhook("wh", "ws", &taking.url("/"), json!({"secrets": [SECRET]}))];
+    let console = system.console(&[("BUNDLEHOOK_SEALING_KEYS", "")]).await;
+    for secret in [json!({"secrets": [SECRET]}), json!({"headers": {"x-token": HEADER}})] {
+        let mut new = json!({"url": taking.url("/")});
+        new.as_object_mut().expect("it is one").extend(secret.as_object().expect("it is one").clone());
+        let refused = console.call("POST", "/api/v1/webhooks", &token("ws", "editor"), &new).await;
+        assert_eq!(refused.status, 409, "{}", refused.text());
+        assert!(refused.text().contains("there are no sealing keys (`BUNDLEHOOK_SEALING_KEYS`)"));
+    }
+    assert!(system.records("webhook-settings").await.is_empty(), "nothing is stored in the clear");
     let published = publish(&system, &settings, Some(&keys)).await;
     assert!(published.status.success(), "{published:?}");
 

@@ -68,8 +68,17 @@ async fn every_active_secret_signs_and_the_documented_functions_verify_it() {
         "the page shows what is compiled here"
     );
 
+    // The library is the published one, as pinned: what is imported belongs to that release.
+    let pinned = std::fs::read_to_string(root().join("deploy/local/requirements.txt")).expect("it is there");
+    let pinned =
+        pinned.lines().find_map(|line| line.strip_prefix("standardwebhooks==")).expect("it is pinned");
     let python = format!(
-        "{}\nimport json, sys\ni = json.load(sys.stdin)\n\
+        "{}\nimport json, sys, importlib.metadata as installed\n\
+         release = installed.distribution('standardwebhooks')\n\
+         assert release.version == '{pinned}'\n\
+         used = sys.modules[Webhook.__module__].__file__\n\
+         assert used in [str(release.locate_file(file)) for file in release.files]\n\
+         i = json.load(sys.stdin)\n\
          ok = verify(i['secret'], i['headers'], i['body'].encode())\n\
          print('verified' if ok else 'refused', end='')",
         snippet("python")

@@ -1,5 +1,7 @@
 //! What a request holds, or a problem that says what is wrong with it.
 
+use std::error::Error;
+
 use axum::{
     Json,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
@@ -16,6 +18,7 @@ use crate::{
         identity::{Caller, unknown},
     },
     model::ids::WebhookId,
+    wire::Poison,
 };
 
 /// A body of JSON.
@@ -27,7 +30,10 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
     async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
         match Json::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
-            Err(JsonRejection::JsonDataError(error)) => Err(Problem::invalid(error.body_text())),
+            Err(JsonRejection::JsonDataError(error)) => Err(Problem::invalid(detail(&error))),
+            Err(JsonRejection::JsonSyntaxError(error)) => {
+                Err(Problem::new(StatusCode::BAD_REQUEST, "Wrong request", detail(&error)))
+            }
             Err(error) => {
                 let title = if error.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
                     "Wrong type"
@@ -38,6 +44,18 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
             }
         }
     }
+}
+
+/// What is wrong with a body, by the error that caused the refusal. Its own text quotes the body, where a secret may stand.
+fn detail(refusal: &(dyn Error + 'static)) -> String {
+    let mut cause = Some(refusal);
+    while let Some(error) = cause {
+        if let Some(by_path) = error.downcast_ref::<serde_path_to_error::Error<serde_json::Error>>() {
+            return Poison::json(by_path).detail;
+        }
+        cause = error.source();
+    }
+    "the body is not one JSON object as described".to_owned()
 }
 
 /// The query.

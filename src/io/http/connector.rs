@@ -148,7 +148,8 @@ impl Dialer {
         for address in &addresses[..tried] {
             let dialled = async {
                 match &self.proxy {
-                    Some(proxy) => proxy.connect(*address).await,
+                    // Half: if the time were up for both at once, nobody could say which of them hangs.
+                    Some(proxy) => proxy.connect(*address, share / 2).await,
                     None => dial(*address).await,
                 }
             };

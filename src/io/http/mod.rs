@@ -3,6 +3,7 @@
 pub mod client;
 mod connection;
 mod connector;
+mod name_server;
 mod proxy;
 mod resolver;
 mod tls;

@@ -1,6 +1,6 @@
 //! The way out through an egress proxy: a tunnel by CONNECT to the vetted address.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
@@ -47,12 +47,14 @@ impl From<&Url> for Proxy {
 }
 
 impl Proxy {
-    /// Connects to an address through the proxy.
+    /// Connects to an address through the proxy, which has to take the connection within a time.
     ///
     /// # Errors
     /// [`DialError::Connect`] if the proxy says that the address can't be reached; everything else is ours.
-    pub async fn connect(&self, to: SocketAddr) -> Result<TcpStream, DialError> {
-        let mut stream = TcpStream::connect(&self.authority).await.map_err(DialError::Local)?;
+    pub async fn connect(&self, to: SocketAddr, within: Duration) -> Result<TcpStream, DialError> {
+        let taken = tokio::time::timeout(within, TcpStream::connect(&self.authority)).await;
+        let silent = |_| Err(io::Error::other("the egress proxy does not take connections"));
+        let mut stream = taken.unwrap_or_else(silent).map_err(DialError::Local)?;
         stream.set_nodelay(true).map_err(DialError::Local)?;
         stream.write_all(self.request(to).as_bytes()).await.map_err(DialError::Local)?;
         match read_status(&mut stream).await.map_err(DialError::Local)? {

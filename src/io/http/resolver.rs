@@ -1,5 +1,5 @@
-//! Names to addresses, absolute names only, by DNS alone. Tells a name that does not resolve from a resolver of ours
-//! that does not answer.
+//! Names to addresses, absolute names only, by DNS alone. Tells a name that does not resolve from resolvers of ours
+//! that fail.
 
 use std::{
     io,
@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use hickory_resolver::{
-    TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    lookup::Lookup,
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{Name, RData, RecordType},
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverOpts},
+    proto::rr::Name,
     system_conf::read_system_conf,
 };
+
+use super::name_server::{Miss, NameServer};
 
 /// An answer is kept for at most so long, whatever its zone says.
 const KEPT: Duration = Duration::from_secs(30);
@@ -30,24 +30,13 @@ pub enum ResolveError {
     /// The servers of its zone do not answer, or wrongly.
     #[error("the name `{name}` could not be resolved: {problem}")]
     Zone { name: String, problem: String },
-    /// Our own resolvers do not answer, whatever they are asked.
-    #[error("the resolvers of this deployment do not answer: {0}")]
+    /// Our own resolvers fail, whatever they are asked, or refuse to say.
+    #[error("the resolvers of this deployment fail: {0}")]
     Resolvers(String),
 }
 
 /// Asks the resolvers of the deployment.
-pub struct Resolver {
-    names: TokioResolver,
-    /// Keeps nothing: it tells whether the resolvers work now.
-    control: TokioResolver,
-    deadline: Duration,
-}
-
-/// Why there is no answer to one question.
-enum Miss {
-    Absent,
-    Unanswered(String),
-}
+pub struct Resolver(Vec<NameServer>);
 
 impl Resolver {
     /// A resolver that asks these servers, or those of the system if there are none. `deadline` is that of a whole
@@ -56,68 +45,42 @@ impl Resolver {
     /// # Errors
     /// If the system's configuration can't be read.
     pub fn new(servers: &[SocketAddr], deadline: Duration) -> io::Result<Self> {
-        let (config, mut options) = match servers {
-            [] => read_system_conf().map_err(io::Error::other)?,
-            servers => (config_of(servers), ResolverOpts::default()),
+        let (configs, mut options) = if servers.is_empty() {
+            let (config, options) = read_system_conf().map_err(io::Error::other)?;
+            (config.name_servers, options)
+        } else {
+            (servers.iter().map(config_of).collect(), ResolverOpts::default())
         };
         options.use_hosts_file = ResolveHosts::Never;
         options.timeout = deadline / 8;
         options.attempts = 1;
         options.positive_max_ttl = Some(KEPT);
         options.negative_max_ttl = Some(ABSENCE_KEPT);
-        let build = |options: ResolverOpts| {
-            let provider = TokioRuntimeProvider::default();
-            let builder = TokioResolver::builder_with_config(config.clone(), provider).with_options(options);
-            builder.build().map_err(io::Error::other)
-        };
-        let mut control = options.clone();
-        control.cache_size = 0;
-        Ok(Self { names: build(options)?, control: build(control)?, deadline })
+        let server = |config| NameServer::new(config, &options, deadline);
+        Ok(Self(configs.into_iter().map(server).collect::<io::Result<_>>()?))
     }
 
-    /// All addresses of a name, those of IPv4 first.
+    /// All addresses of a name, those of IPv4 first. All servers are asked at once, and the first that knows decides.
     ///
     /// # Errors
     /// [`ResolveError`] says whose fault it is.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let absolute = absolute(name)
-            .map_err(|problem| ResolveError::Zone { name: name.to_owned(), problem: problem.to_string() })?;
-        let (v4, v6) = tokio::join!(
-            self.ask(absolute.clone(), RecordType::A),
-            self.ask(absolute.clone(), RecordType::AAAA)
-        );
-        let problem = match (v4, v6) {
-            (Ok(mut v4), Ok(v6)) => {
-                v4.extend(v6);
-                return Ok(v4);
+        let zone = |problem| ResolveError::Zone { name: name.to_owned(), problem };
+        let absolute = absolute(name).map_err(|problem| zone(problem.to_string()))?;
+        let mut answers: FuturesUnordered<_> =
+            self.0.iter().map(|server| server.resolve(&absolute)).collect();
+        let mut failure = ResolveError::Resolvers("there are none".to_owned());
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(addresses) => return Ok(addresses),
+                Err(Miss::Absent) => return Err(ResolveError::Absent(name.to_owned())),
+                Err(Miss::Zone(problem)) => failure = zone(problem),
+                // What a server that works says of the zone counts for more than one that fails.
+                Err(Miss::Server(_)) if matches!(failure, ResolveError::Zone { .. }) => {}
+                Err(Miss::Server(problem)) => failure = ResolveError::Resolvers(problem),
             }
-            (Ok(found), Err(_)) | (Err(_), Ok(found)) => return Ok(found),
-            (Err(Miss::Absent), Err(Miss::Absent)) => return Err(ResolveError::Absent(name.to_owned())),
-            (Err(Miss::Unanswered(problem)), _) | (_, Err(Miss::Unanswered(problem))) => problem,
-        };
-        if self.works().await {
-            Err(ResolveError::Zone { name: name.to_owned(), problem })
-        } else {
-            Err(ResolveError::Resolvers(problem))
         }
-    }
-
-    async fn ask(&self, name: Name, kind: RecordType) -> Result<Vec<IpAddr>, Miss> {
-        let lookup = tokio::time::timeout(self.deadline / 2, self.names.lookup(name, kind)).await;
-        let unanswered = |error: &dyn ToString| Miss::Unanswered(error.to_string());
-        let found = match lookup {
-            Err(_) => return Err(Miss::Unanswered("no answer in time".to_owned())),
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => return Err(Miss::Absent),
-            Ok(Err(error)) => return Err(unanswered(&error)),
-            Ok(Ok(lookup)) => addresses(&lookup),
-        };
-        if found.is_empty() { Err(Miss::Absent) } else { Ok(found) }
-    }
-
-    /// True if the resolvers know the root of all names. If they don't, they know nothing.
-    async fn works(&self) -> bool {
-        let root = self.control.lookup(Name::root(), RecordType::NS);
-        tokio::time::timeout(self.deadline / 4, root).await.is_ok_and(|answer| answer.is_ok())
+        Err(failure)
     }
 }
 
@@ -128,22 +91,10 @@ fn absolute(name: &str) -> Result<Name, impl std::error::Error> {
     })
 }
 
-fn config_of(servers: &[SocketAddr]) -> ResolverConfig {
-    let server = |server: &SocketAddr| {
-        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-        for connection in &mut connections {
-            connection.port = server.port();
-        }
-        NameServerConfig::new(server.ip(), true, connections)
-    };
-    ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect())
-}
-
-fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
-    let address = |data: &RData| match data {
-        RData::A(address) => Some(IpAddr::V4(address.0)),
-        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-        _ => None,
-    };
-    lookup.answers().iter().filter_map(|record| address(&record.data)).collect()
+fn config_of(server: &SocketAddr) -> NameServerConfig {
+    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    for connection in &mut connections {
+        connection.port = server.port();
+    }
+    NameServerConfig::new(server.ip(), true, connections)
 }

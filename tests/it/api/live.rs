@@ -1,63 +1,32 @@
 //! The stream of events.
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
 use serde_json::json;
 
 use crate::commands::{events, start};
-use crate::support::{Console, LIMIT, ok, receiver, token};
-
-/// Reads the stream until a text comes.
-async fn wait_for(console: &Console, token: &str, part: &str, then: impl AsyncFnOnce()) -> String {
-    let stream = tokio::net::TcpStream::connect(console.addr()).await.expect("the console listens");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
-    let connection = tokio::spawn(connection);
-    let request = hyper::Request::get("/api/v1/events")
-        .header("host", console.addr().to_string())
-        .header("authorization", format!("Bearer {token}"))
-        .body(Empty::<bytes::Bytes>::new())
-        .expect("the request is sound");
-    let mut response = sender.send_request(request).await.expect("it answers");
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    then().await;
-    let mut text = String::new();
-    while !text.contains(part) {
-        let frame = tokio::time::timeout(LIMIT, response.frame()).await.expect("something comes");
-        let frame = frame.expect("it goes on").expect("it is whole");
-        text.push_str(std::str::from_utf8(frame.data_ref().expect("it is data")).expect("it is text"));
-    }
-    connection.abort();
-    text
-}
+use crate::support::{LIMIT, ok, receiver, token};
 
 #[tokio::test]
 async fn attempts_and_changes_are_told_to_those_whose_they_are() {
     let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
     let console = system.console(&[]).await;
     let editor = token("ws", "editor");
-    let text = wait_for(&console, &editor, "event: attempt", async || {
-        system.publish(&events(0..1)).await;
-    })
-    .await;
+    let told = console.listen(&editor).await;
+    system.publish(&events(0..1)).await;
+    let text = told.wait_for("event: attempt").await;
     assert!(text.contains(r#"data: {"webhook_id":"wh"}"#), "{text}");
     // By then the log shows it.
     assert_eq!(console.get("/api/v1/webhooks/wh/log").await.as_array().map(Vec::len), Some(1));
 
-    let text = wait_for(&console, &token("other", "viewer"), "wh-other", async || {
-        system.publish(&events(1..2)).await;
-        let other = crate::support::webhook("wh-other", "other", "http://127.0.0.1:9/", json!({}));
-        system.settings(std::slice::from_ref(&other)).await;
-        crate::support::wait_until("it to be known", LIMIT, async || {
-            console
-                .call("GET", "/api/v1/webhooks/wh-other", &token("other", "viewer"), &json!(null))
-                .await
-                .status
-                == 200
-        })
-        .await;
-        system.settings(&[other]).await;
+    let told = console.listen(&token("other", "viewer")).await;
+    system.publish(&events(1..2)).await;
+    let other = crate::support::webhook("wh-other", "other", "http://127.0.0.1:9/", json!({}));
+    system.settings(std::slice::from_ref(&other)).await;
+    crate::support::wait_until("it to be known", LIMIT, async || {
+        let path = "/api/v1/webhooks/wh-other";
+        console.call("GET", path, &token("other", "viewer"), &json!(null)).await.status == 200
     })
     .await;
+    system.settings(&[other]).await;
+    let text = told.wait_for("wh-other").await;
     assert!(!text.contains(r#""wh""#), "{text}");
 }

@@ -123,6 +123,13 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         [send(format!("{OK}x: {}\r\ncontent-length: 0\r\n\r\n", "a".repeat(9 * 1024))), Hang]
     ),
     row!(
+        "head-that-just-fits",
+        "delivered",
+        Some(200),
+        "the head has 8,100 bytes",
+        [send(format!("{OK}x: {}\r\ncontent-length: 0\r\n\r\n", "a".repeat(8_100 - 43)))]
+    ),
+    row!(
         "many-headers",
         "too_large",
         None,

@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use bundlehook::io::clock;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::header::HeaderMap;
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use sha2::Digest as _;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{HeldPort, Process, System, children};
 
@@ -61,6 +63,28 @@ impl Answered {
     }
 }
 
+/// The open stream of events.
+pub struct Events {
+    told: Arc<Mutex<String>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Events {
+    /// What was told so far.
+    pub fn text(&self) -> String {
+        self.told.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until something is told that holds a text, and returns everything.
+    pub async fn wait_for(&self, part: &str) -> String {
+        super::wait_until(&format!("an event with `{part}`"), super::LIMIT, async || {
+            self.text().contains(part)
+        })
+        .await;
+        self.text()
+    }
+}
+
 /// The claims of a person's token.
 pub fn claims(workspace: &str, role: &str) -> Value {
     json!({
@@ -83,7 +107,7 @@ pub fn token(workspace: &str, role: &str) -> String {
 
 impl System {
     /// Starts the console beside the system, with more settings; those of files that it makes itself: tokens are signed
-    /// with [`SECRET`], [`ADMIN`] is an operator's, secrets are sealed.
+    /// with [`SECRET`], [`ADMIN`] is an operator's, secrets are sealed. An empty value is none.
     pub async fn console(&self, more: &[(&str, &str)]) -> Console {
         let (port, folder) = (HeldPort::new(), children::folder("console"));
         let file = |name: &str, text: &str| {
@@ -96,12 +120,14 @@ impl System {
         let mut launch = self
             .launch("serve")
             .env("BUNDLEHOOK_CONSOLE_ADDR", port.addr().to_string())
-            .env("BUNDLEHOOK_ADMIN_TOKENS", file("admins", &format!("# operators\noperator: {hash}\n")))
-            .env("BUNDLEHOOK_SEALING_KEYS", sealing_keys());
+            .env("BUNDLEHOOK_ADMIN_TOKENS", file("admins", &format!("# operators\noperator: {hash}\n")));
+        if !more.iter().any(|(name, _)| *name == "BUNDLEHOOK_SEALING_KEYS") {
+            launch = launch.env("BUNDLEHOOK_SEALING_KEYS", sealing_keys());
+        }
         if !more.iter().any(|(name, _)| *name == "BUNDLEHOOK_JWT_JWKS") {
             launch = launch.env("BUNDLEHOOK_JWT_SECRET", file("secret", SECRET));
         }
-        for (name, value) in more {
+        for (name, value) in more.iter().filter(|(_, value)| !value.is_empty()) {
             launch = launch.env(name, *value);
         }
         let console = Console { process: launch.start(), port, from: Ipv4Addr::LOCALHOST.into() };
@@ -160,6 +186,32 @@ impl Console {
         let body = body.collect().await.expect("the answer is whole").to_bytes();
         connection.abort();
         Answered { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
+    /// Opens the stream of events, and takes down what is told from then on.
+    pub async fn listen(&self, token: &str) -> Events {
+        let stream = tokio::net::TcpStream::connect(self.addr()).await.expect("the console listens");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
+        let connection = tokio::spawn(connection);
+        let request = hyper::Request::get("/api/v1/events")
+            .header("host", self.addr().to_string())
+            .header("authorization", format!("Bearer {token}"))
+            .body(Empty::<Bytes>::new())
+            .expect("the request is sound");
+        let mut response = sender.send_request(request).await.expect("it answers");
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let told = Arc::<Mutex<String>>::default();
+        let noted = told.clone();
+        let task = tokio::spawn(async move {
+            let _connection = AbortOnDropHandle::new(connection);
+            while let Some(Ok(frame)) = response.frame().await {
+                let data = frame.data_ref().expect("it is data");
+                let text = std::str::from_utf8(data).expect("it is text");
+                noted.lock().expect("no holder panics").push_str(text);
+            }
+        });
+        Events { told, _task: AbortOnDropHandle::new(task) }
     }
 
     /// GETs something as an editor of `ws`; it must be there.

@@ -36,6 +36,10 @@ pub enum Reply {
     Silence,
     /// Bytes that are no DNS.
     Garbage,
+    /// A packet without a byte.
+    Empty,
+    /// The first half of a packet.
+    Half,
     /// The right answer to another question's number.
     WrongId(Vec<IpAddr>),
     /// Cut off by UDP, whole by TCP.
@@ -60,13 +64,13 @@ pub struct Resolver {
 }
 
 struct State {
-    decide: Mutex<Option<Decide>>,
+    decide: Mutex<Decide>,
     asked: Mutex<Vec<Question>>,
 }
 
-/// Starts a resolver. It knows the root; everything else is decided by the argument.
+/// Starts a resolver. It knows the root, as any does that has been in use; everything else is decided by the argument.
 pub fn resolver(decide: impl Fn(&Question) -> Reply + Send + Sync + 'static) -> Resolver {
-    let state = Arc::new(State { decide: Mutex::new(Some(Arc::new(decide))), asked: Mutex::default() });
+    let state = Arc::new(State { decide: Mutex::new(Arc::new(decide)), asked: Mutex::default() });
     let _runtime = background().enter();
     // The same port for both: where TCP has one that is free for UDP, too.
     let (tcp, udp) = loop {
@@ -88,14 +92,9 @@ impl Resolver {
         self.addr
     }
 
-    /// From now on it answers nothing, not even about the root.
-    pub fn die(&self) {
-        *self.state.decide.lock().expect("no holder panics") = None;
-    }
-
-    /// It answers again, as this decides.
-    pub fn revive(&self, decide: impl Fn(&Question) -> Reply + Send + Sync + 'static) {
-        *self.state.decide.lock().expect("no holder panics") = Some(Arc::new(decide));
+    /// From now on it answers as this decides.
+    pub fn set(&self, decide: impl Fn(&Question) -> Reply + Send + Sync + 'static) {
+        *self.state.decide.lock().expect("no holder panics") = Arc::new(decide);
     }
 
     /// Every question so far, but for those about the root.
@@ -138,7 +137,7 @@ impl State {
     fn answer(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let query = Message::from_vec(query).ok()?;
         let asked = query.queries.first()?.clone();
-        let decide = self.decide.lock().expect("no holder panics").clone()?;
+        let decide = self.decide.lock().expect("no holder panics").clone();
         let mut response = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
         response.metadata.recursion_desired = true;
         response.metadata.recursion_available = true;
@@ -177,6 +176,8 @@ impl State {
             Reply::Code(code) => response.metadata.response_code = code,
             Reply::Silence => return None,
             Reply::Garbage => return Some(b"no DNS at all, but long enough for a header".to_vec()),
+            Reply::Empty => return Some(Vec::new()),
+            Reply::Half => return response.to_vec().ok().map(|bytes| bytes[..bytes.len() / 2].to_vec()),
             Reply::WrongId(found) => {
                 response.metadata.id = response.metadata.id.wrapping_add(1);
                 add(&mut response, &name, &found, 0);

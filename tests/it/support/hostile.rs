@@ -136,8 +136,8 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<
     Ok(())
 }
 
-/// In lower case.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
+/// In lower case, and not a byte of what follows.
+pub(super) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);

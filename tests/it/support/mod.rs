@@ -12,6 +12,7 @@
 //! | the console | [`System::console`] with [`token`]s |
 //! | a mail server | [`mail_server`], [`secure_mail_server`] |
 //! | resolvers of names | [`dns::resolver`] |
+//! | an egress proxy | [`egress`] |
 //! | the product | [`process`], and all of it: [`tenant`], [`system`] |
 //! | a network that breaks | [`proxy`] |
 //! | time | [`wait_until`]: a condition, never a fixed sleep |
@@ -25,6 +26,7 @@ mod browser;
 mod children;
 pub mod console;
 pub mod dns;
+mod egress;
 mod hostile;
 mod kafka;
 mod load;
@@ -47,6 +49,7 @@ pub use self::authority::Authority;
 pub use self::broker::{Broker, broker};
 pub use self::browser::Browser;
 pub use self::console::{ADMIN, Answered, Console, claims, signed, token};
+pub use self::egress::{Egress, egress};
 pub use self::hostile::{Hostile, Step, hostile};
 pub use self::kafka::{Kafka, kafka};
 pub use self::load::Load;
