@@ -33,11 +33,11 @@ pub fn with_properties(config: &mut ClientConfig, settings: &KafkaSettings) {
 /// The configuration of a consumer that is told which partitions to read, and from where: it is in no group and commits
 /// nothing. `own` is what it sets beside that.
 #[must_use]
-pub fn reading_config(settings: &KafkaSettings, what: &str, own: &[(&str, &str)]) -> ClientConfig {
+pub fn reading_config(settings: &KafkaSettings, own: &[(&str, &str)]) -> ClientConfig {
     let mut config = client_config(settings);
     config
-        // Asked for by librdkafka.
-        .set("group.id", format!("bundlehook-{what}"))
+        // Asked for by librdkafka, which looks for the coordinator of it.
+        .set("group.id", Topics::new(&settings.topics).group("reader"))
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")

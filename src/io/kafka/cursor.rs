@@ -44,7 +44,7 @@ impl Cursor {
             ("enable.partition.eof", "false"),
             ("queued.max.messages.kbytes", "4096"),
         ];
-        let config = reading_config(settings, "cursor", &own);
+        let config = reading_config(settings, &own);
         let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(from))?;

@@ -97,7 +97,7 @@ impl Follow<'_> {
     /// If librdkafka refuses the configuration.
     pub fn start(self, make: impl FnOnce(Following) -> Take) -> Result<Following, KafkaError> {
         let wait = if self.embedded { "10" } else { "100" };
-        let config = reading_config(self.settings, "follow", &[("fetch.wait.max.ms", wait)]);
+        let config = reading_config(self.settings, &[("fetch.wait.max.ms", wait)]);
         let (sender, fresh) = watch::channel(None);
         let following = Following { what: self.what, fresh };
         let mut topics = Vec::new();

@@ -48,7 +48,7 @@ pub fn start(
     let wait = if embedded { "10" } else { "100" };
     let own =
         [("auto.offset.reset", "latest"), ("enable.partition.eof", "false"), ("fetch.wait.max.ms", wait)];
-    let config = reading_config(settings, "live", &own);
+    let config = reading_config(settings, &own);
     let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
     let (reads, ended) = oneshot::channel::<()>();
     std::thread::Builder::new()

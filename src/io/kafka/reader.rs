@@ -49,7 +49,7 @@ impl RecordReader {
             ("receive.message.max.bytes", "134217728"),
             ("queued.max.messages.kbytes", "1024"),
         ];
-        let config = reading_config(settings, "reader", &own);
+        let config = reading_config(settings, &own);
         let consumer = config.create_with_context(LoggingContext)?;
         Ok(Self { consumer, topic: topic.to_owned(), partition, next: None })
     }

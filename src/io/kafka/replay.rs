@@ -71,7 +71,7 @@ pub async fn offset_at(
 }
 
 fn consumer(settings: &KafkaSettings) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
-    reading_config(settings, "replay", &[]).create_with_context(LoggingContext)
+    reading_config(settings, &[]).create_with_context(LoggingContext)
 }
 
 /// Reads a partition from an offset to the end that it has now, or until it is told to break off, and returns that end.

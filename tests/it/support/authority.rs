@@ -19,6 +19,17 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
+impl Identity {
+    /// Both in one file.
+    pub fn both(&self) -> PathBuf {
+        let path = self.certificate.with_extension("both");
+        let read = |path| fs::read_to_string(path).expect("the file was written before");
+        fs::write(&path, read(&self.key) + &read(&self.certificate))
+            .expect("the rig's folder can be written");
+        path
+    }
+}
+
 impl Authority {
     #[allow(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> Self {

@@ -45,7 +45,7 @@ pub(super) async fn shared() -> &'static Result<Kafka, String> {
     SHARED
         .get_or_init(async || match std::env::var("BUNDLEHOOK_TEST_KAFKA") {
             Ok(servers) => Ok(Kafka::given(servers)),
-            Err(_) => Kafka::launch(1, false, || None).await,
+            Err(_) => Kafka::launch(1, false, || None, &More::default()).await,
         })
         .await
 }
@@ -56,6 +56,14 @@ pub struct Kafka {
     servers: String,
     version: String,
     nodes: Vec<Node>,
+}
+
+/// What a broker has beyond the common settings.
+#[derive(Default)]
+struct More<'a> {
+    listeners: &'a str,
+    settings: &'a str,
+    format: &'a [&'a str],
 }
 
 /// A broker, which is a controller too.
@@ -86,8 +94,19 @@ impl Kafka {
         Self::start_on(nodes, || size.take()).await
     }
 
+    /// A broker of its own with more listeners, such as `SASL://127.0.0.1:1234`, more lines of settings, and more arguments
+    /// for the formatting of its folder.
+    pub async fn start_with(listeners: &str, settings: &str, format: &[&str]) -> Option<Self> {
+        let more = More { listeners, settings, format };
+        Self::or_not_run(Self::launch(1, true, || None, &more).await)
+    }
+
     async fn start_on(nodes: usize, disk: impl FnMut() -> Option<usize>) -> Option<Self> {
-        match Self::launch(nodes, true, disk).await {
+        Self::or_not_run(Self::launch(nodes, true, disk, &More::default()).await)
+    }
+
+    fn or_not_run(launched: Result<Self, String>) -> Option<Self> {
+        match launched {
             Ok(kafka) => Some(kafka),
             Err(reason) => {
                 report::not_run(&reason);
@@ -107,6 +126,7 @@ impl Kafka {
         count: usize,
         breakable: bool,
         mut disk: impl FnMut() -> Option<usize>,
+        more: &More<'_>,
     ) -> Result<Self, String> {
         let jars = jars().await.as_ref().map_err(Clone::clone)?;
         let mut nodes = Vec::new();
@@ -116,11 +136,11 @@ impl Kafka {
         let voters: Vec<_> =
             (1..).zip(&nodes).map(|(id, node)| format!("{id}@{}", node.controller.addr())).collect();
         for (id, node) in (1..).zip(&nodes) {
-            node.write_settings(id, &voters.join(","), count, breakable);
+            node.write_settings(id, &voters.join(","), count, breakable, more);
         }
         let servers: Vec<_> = nodes.iter().map(|node| node.port.addr().to_string()).collect();
         let kafka = Self { servers: servers.join(","), version: version_of(jars), nodes };
-        kafka.format().await;
+        kafka.format(more.format).await;
         for node in &kafka.nodes {
             node.start();
         }
@@ -132,9 +152,10 @@ impl Kafka {
     }
 
     /// Gives the cluster its id.
-    async fn format(&self) {
+    async fn format(&self, more: &[&str]) {
         let cluster = format!("{}A", &uuid::Uuid::new_v4().simple().to_string()[..21]);
-        let mut running: Vec<_> = self.nodes.iter().map(|node| (node.format(&cluster), node.log())).collect();
+        let mut running: Vec<_> =
+            self.nodes.iter().map(|node| (node.format(&cluster, more), node.log())).collect();
         blocking(move || {
             for (child, log) in &mut running {
                 let status = child.wait().expect("a child can be waited for");
@@ -233,6 +254,25 @@ impl Kafka {
     /// Waits until each partition of a topic can be written.
     pub async fn wait_for_leaders(&self, topic: &str, partitions: i32) {
         wait_for_leaders(&self.servers, topic, partitions).await;
+    }
+
+    /// Runs a class of Apache Kafka's own tools to its end.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub async fn tool(&self, class: &str, arguments: &[&str]) {
+        let mut command = self.nodes[0].java();
+        command.arg(class).args(["--bootstrap-server", &self.servers]).args(arguments);
+        let log = self.nodes[0].folder.join("tool.log");
+        let mut child = children::spawn(command, &log);
+        let status = blocking(move || child.wait().expect("a child can be waited for")).await;
+        assert!(status.success(), "{class} {arguments:?} failed:\n{}", tail(&log, 20));
+    }
+
+    /// What the first broker has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.nodes[0].log()).expect("the broker was started")
     }
 
     /// Kills a broker without warning, counted from 0; clients are refused until [`Kafka::restart`].
@@ -389,11 +429,13 @@ impl Node {
     }
 
     /// Writes the common settings and this node's; a later line wins.
-    fn write_settings(&self, id: usize, voters: &str, nodes: usize, breakable: bool) {
+    fn write_settings(&self, id: usize, voters: &str, nodes: usize, breakable: bool, more: &More<'_>) {
         let common = fs::read_to_string(Path::new(LOCAL).join("kafka.properties"));
         let mut text = common.expect("deploy/local/kafka.properties is there");
         let (port, controller, log) = (self.port.addr(), self.controller.addr(), self.folder.join("log"));
         let listeners = format!("PLAINTEXT://{port},CONTROLLER://{controller}");
+        let comma = if more.listeners.is_empty() { "" } else { "," };
+        let listeners = format!("{listeners}{comma}{}", more.listeners);
         let own = format!(
             "\nnode.id={id}\nlisteners={listeners}\nadvertised.listeners={listeners}\n\
              controller.quorum.voters={voters}\nlog.dirs={}\n",
@@ -410,12 +452,14 @@ impl Node {
                 transaction.state.log.replication.factor=3\ntransaction.state.log.min.isr=2\n";
             text.push_str(replicas);
         }
+        text.push_str(more.settings);
         fs::write(self.settings(), text).expect("the rig's folder can be written");
     }
 
-    fn format(&self, cluster: &str) -> Child {
+    fn format(&self, cluster: &str, more: &[&str]) -> Child {
         let mut command = self.java();
         command.args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]).arg(self.settings());
+        command.args(more);
         children::spawn(command, &self.log())
     }
 

@@ -29,6 +29,9 @@ pub struct Setup {
     hour: u64,
     partitions: i32,
     env: Vec<(String, String)>,
+    /// Of one role alone.
+    role_env: Vec<(&'static str, String, String)>,
+    prefix: Option<String>,
     kafka: Option<Kafka>,
     redis: Option<Redis>,
 }
@@ -38,7 +41,15 @@ pub const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
 
 /// A system with an hour of so many milliseconds, a grace of 200 ms, no limit of age and one partition.
 pub fn system(hour: u64) -> Setup {
-    let setup = Setup { hour, partitions: 1, env: Vec::new(), kafka: None, redis: None };
+    let setup = Setup {
+        hour,
+        partitions: 1,
+        env: Vec::new(),
+        role_env: Vec::new(),
+        prefix: None,
+        kafka: None,
+        redis: None,
+    };
     setup
         .env("BUNDLEHOOK_WINDOW_GRACE", "200ms")
         .env("BUNDLEHOOK_MAX_AGE", "0")
@@ -51,6 +62,18 @@ pub fn system(hour: u64) -> Setup {
 impl Setup {
     pub fn partitions(mut self, partitions: i32) -> Self {
         self.partitions = partitions;
+        self
+    }
+
+    /// Sets a variable of one role alone.
+    pub fn env_of(mut self, role: &'static str, name: &str, value: &str) -> Self {
+        self.role_env.push((role, name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Names topics with a prefix that is known before; for a broker of a test's own.
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        self.prefix = Some(prefix.to_owned());
         self
     }
 
@@ -75,7 +98,7 @@ impl Setup {
     /// Makes the topics, publishes settings, starts the roles, and waits until all partitions are claimed and the
     /// settings count. None where there is no Apache Kafka.
     pub async fn start(self, webhooks: &[Value]) -> Option<System> {
-        let Self { hour, partitions, env: more, kafka: own_kafka, redis: own_redis } = self;
+        let Self { hour, partitions, env: more, role_env, prefix, kafka: own_kafka, redis: own_redis } = self;
         let kafka = match own_kafka {
             Some(kafka) => Cluster::Own(Box::new(kafka)),
             None => Cluster::Shared(kafka().await?),
@@ -84,7 +107,7 @@ impl Setup {
             Some(redis) => redis,
             None => redis(RedisKind::Single).await,
         };
-        let prefix = kafka.prefix();
+        let prefix = prefix.unwrap_or_else(|| kafka.prefix());
         let own = [
             ("BUNDLEHOOK_KAFKA_BROKERS", kafka.servers().to_owned()),
             ("BUNDLEHOOK_REDIS_URL", redis.setting()),
@@ -100,7 +123,12 @@ impl Setup {
             .run()
             .await;
         assert!(made.status.success(), "{made:?}");
-        let launch = |role| Role::start(role, &env);
+        let launch = |role| {
+            let mut env = env.clone();
+            let own = role_env.iter().filter(|(of, ..)| *of == role);
+            env.extend(own.map(|(_, name, value)| (name.clone(), value.clone())));
+            Role::start(role, &env)
+        };
         let (aggregate, deliver) = (launch("aggregate"), launch("deliver"));
         // Before that, settings that can't be used are not reported.
         aggregate.process.wait_ready().await;
