@@ -1,4 +1,5 @@
 use rdkafka::error::KafkaError;
+use uuid::Uuid;
 
 use crate::{
     io::{StoreError, attempt_log::LogError},
@@ -51,6 +52,18 @@ impl CommandError {
     #[allow(clippy::needless_pass_by_value, reason = "made for `map_err`")]
     pub(super) fn unread(error: KafkaError) -> Self {
         Self::Unavailable(format!("Kafka can't be read: {error}"))
+    }
+
+    /// It broke off half-way.
+    pub(super) fn half_way(self, sent: u64, request: Uuid) -> Self {
+        let text = format!(
+            "{self}; {sent} deliveries are being sent again, and the others will be if it is asked for once more under the \
+             request id `{request}`, under which none is sent twice"
+        );
+        match self {
+            Self::Unavailable(_) => Self::Unavailable(text),
+            _ => Self::Failed(text),
+        }
     }
 
     pub(super) fn unknown(id: &WebhookId) -> Self {

@@ -5,9 +5,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 
 use crate::commands::{events, start};
-use crate::support::{Console, LIMIT, ok, receiver, token};
+use crate::support::{Console, LIMIT, claims, ok, receiver, signed, token};
 
-/// Reads the stream until a text comes.
+/// Reads the stream until a text comes, or to its end.
 async fn wait_for(console: &Console, token: &str, part: &str, then: impl AsyncFnOnce()) -> String {
     let stream = tokio::net::TcpStream::connect(console.addr()).await.expect("the console listens");
     let (mut sender, connection) =
@@ -24,7 +24,8 @@ async fn wait_for(console: &Console, token: &str, part: &str, then: impl AsyncFn
     let mut text = String::new();
     while !text.contains(part) {
         let frame = tokio::time::timeout(LIMIT, response.frame()).await.expect("something comes");
-        let frame = frame.expect("it goes on").expect("it is whole");
+        let Some(frame) = frame else { break };
+        let frame = frame.expect("it is whole");
         text.push_str(std::str::from_utf8(frame.data_ref().expect("it is data")).expect("it is text"));
     }
     connection.abort();
@@ -60,4 +61,18 @@ async fn attempts_and_changes_are_told_to_those_whose_they_are() {
     })
     .await;
     assert!(!text.contains(r#""wh""#), "{text}");
+}
+
+/// Clocks may differ by 30 s, so this token is good for some seconds more.
+#[tokio::test]
+async fn the_stream_ends_with_the_token_and_is_not_there_for_others() {
+    let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
+    let console = system.console(&[]).await;
+    let mut claims = claims("ws", "viewer");
+    claims["exp"] = json!(bundlehook::io::clock::now().0 / 1000 - 15);
+    wait_for(&console, &signed(&claims), "never said", async || {}).await;
+    let path = "/api/v1/events?webhook_id=wh";
+    for (of, expected) in [(signed(&claims), 401), (token("other", "editor"), 404)] {
+        assert_eq!(console.call("GET", path, &of, &json!(null)).await.status, expected);
+    }
 }

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use sha2::Digest as _;
+use tokio::io::AsyncWriteExt as _;
 
 use super::{HeldPort, Process, System, children};
 
@@ -139,6 +140,21 @@ impl Console {
         }
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.send(method, path, &headers, body).await
+    }
+
+    /// Sends a request with a token and a JSON body, and hangs up before the answer comes.
+    pub async fn ask_and_leave(&self, method: &str, path: &str, token: &str, body: &Value) {
+        let mut stream = tokio::net::TcpStream::connect(self.addr()).await.expect("the console listens");
+        let (host, body) = (self.addr(), body.to_string());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.expect("it is taken");
+        // What was asked has begun by the time that something asked later is answered.
+        assert_eq!(self.call("GET", "/api/v1/openapi.json", "", &Value::Null).await.status, 200);
+        stream.shutdown().await.expect("it can be closed");
     }
 
     /// Sends a request.
