@@ -74,8 +74,14 @@ impl Commands {
         let mut webhook = settings::decode(&record).map_err(|poison| CommandError::Invalid(poison.detail))?;
         let record = self.seal(&mut webhook, record)?;
         let (topic, key) = (&self.topics.webhook_settings, id.as_str().as_bytes());
-        self.publish_edit_record(&Outgoing { topic, partition: None, key, value: Some(&record), headers: &[] })
-            .await?;
+        self.publish_edit_record(&Outgoing {
+            topic,
+            partition: None,
+            key,
+            value: Some(&record),
+            headers: &[],
+        })
+        .await?;
         self.keep_within(workspace, &id, most).await?;
         Ok(id)
     }

@@ -162,7 +162,8 @@ impl Authority {
 impl From<Claims> for Caller {
     fn from(claims: Claims) -> Self {
         let name = claims.email.or(claims.sub).unwrap_or_else(|| "somebody".to_owned());
-        let until = Millis(((claims.exp + LEEWAY as f64) * 1000.0) as i64);
+        // By then it is refused, whose time is counted in whole seconds.
+        let until = Millis(((claims.exp + LEEWAY as f64 + 1.0) * 1000.0) as i64);
         Self {
             name,
             workspace: Some(claims.workspace_id),
@@ -293,4 +294,3 @@ fn admin(line: &str) -> Option<(String, [u8; 32])> {
     }
     Some((name.to_owned(), hash))
 }
-

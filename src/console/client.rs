@@ -104,7 +104,11 @@ mod tests {
         assert_eq!(by("192.0.2.1", &[(name, "192.0.2.7")]), "192.0.2.1", "nobody trusts this peer");
         assert_eq!(by("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(by("10.0.0.1", &[(name, "192.0.2.7, nonsense")]), "10.0.0.1");
-        assert_eq!(by("10.0.0.1", &[("forwarded", "for=192.0.2.7")]), "10.0.0.1", "not the header that is set");
+        assert_eq!(
+            by("10.0.0.1", &[("forwarded", "for=192.0.2.7")]),
+            "10.0.0.1",
+            "not the header that is set"
+        );
     }
 
     #[test]

@@ -14,9 +14,7 @@ use super::{
 };
 use crate::{
     config::KafkaSettings,
-    model::{
-        statistics::{LogEntry, Statistics, Tenure},
-    },
+    model::statistics::{LogEntry, Statistics, Tenure},
     wire::attempt::AttemptRecord,
 };
 
@@ -94,7 +92,8 @@ impl AttemptLog {
     pub async fn in_full(&self, entries: Vec<LogEntry>) -> Result<Vec<LoggedAttempt>, LogError> {
         let attempt = |entry: &LogEntry| (entry.partition, entry.offset);
         let bundle = |entry: &LogEntry| (entry.partition, entry.bundle_offset);
-        let attempts = read_places(&self.kafka, &self.topics.delivery_attempts, entries.iter().map(attempt)).await?;
+        let attempts =
+            read_places(&self.kafka, &self.topics.delivery_attempts, entries.iter().map(attempt)).await?;
         let bundles = read_places(&self.kafka, &self.topics.bundles, entries.iter().map(bundle)).await?;
         let logged = |entry: LogEntry| {
             let record = attempts.get(&attempt(&entry)).and_then(|found| record(&entry, found));

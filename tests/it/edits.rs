@@ -17,7 +17,8 @@ async fn an_edit_that_was_given_up_does_not_come_after_another() {
     let broker = kafka.servers().split(',').next().expect("there is a broker").parse().expect("an address");
     let network = proxy(broker);
     let publisher = |brokers| {
-        EditPublisher::new(&KafkaSettings::embedded(brokers, BTreeMap::new()), Duration::from_secs(2)).expect("the settings can be used")
+        EditPublisher::new(&KafkaSettings::embedded(brokers, BTreeMap::new()), Duration::from_secs(2))
+            .expect("the settings can be used")
     };
     let edit = |value: &'static [u8]| Outgoing {
         topic: &topic,

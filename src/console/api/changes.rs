@@ -83,8 +83,7 @@ pub fn readable(changes: &[Change]) -> String {
     let mut text = String::new();
     for change in changes {
         let Change { at, what, webhook_id, fields, .. } = change;
-        let (by, label, webhook_id) =
-            (plain(&change.by), plain(&change.label), plain(webhook_id.as_str()));
+        let (by, label, webhook_id) = (plain(&change.by), plain(&change.label), plain(webhook_id.as_str()));
         // Writing to a string can't fail.
         let _ = writeln!(text, "{at}  {by}  {what}  {label} ({webhook_id})");
         for field in fields {

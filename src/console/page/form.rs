@@ -326,7 +326,9 @@ pub async fn update(
         (true, _) => (status, written(&FormPart { form })).into_response(),
         (false, true) => Redirect::to(&format!("/webhooks/{}", path(&id))).into_response(),
         // Without scripts, what was typed stands in the page again.
-        (false, false) => (status, webhook::with_form(&console, &caller, &before, form).await).into_response(),
+        (false, false) => {
+            (status, webhook::with_form(&console, &caller, &before, form).await).into_response()
+        }
     }
 }
 

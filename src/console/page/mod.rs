@@ -108,7 +108,12 @@ pub struct Frame {
 
 impl Frame {
     pub fn new(console: &Shared, caller: &Caller) -> Self {
-        Self { name: caller.name.clone(), edits: caller.edits(), editable: console.editable, mails: console.mails.is_some() }
+        Self {
+            name: caller.name.clone(),
+            edits: caller.edits(),
+            editable: console.editable,
+            mails: console.mails.is_some(),
+        }
     }
 }
 

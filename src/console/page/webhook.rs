@@ -77,7 +77,13 @@ pub async fn with_form(
     let hook = Hook::new(view, &console.rule, console.editable);
     written(&WebhookPage {
         form,
-        secret: Secret { path: path(&view.webhook_id), count: view.secrets, shown: None, version: None, problem: None },
+        secret: Secret {
+            path: path(&view.webhook_id),
+            count: view.secrets,
+            shown: None,
+            version: None,
+            problem: None,
+        },
         sample: if hook.bundled { SAMPLE_BUNDLE } else { SAMPLE_SINGLE },
         frame,
         hook,

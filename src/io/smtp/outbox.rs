@@ -39,7 +39,8 @@ impl Outbox {
     pub fn put(&self, mail: &Mail, console: Option<&Url>, at: Millis) -> String {
         let (to, subject, text) = letter::parts(mail, console);
         let line = |line: &str| format!("  | {line}").trim_end().to_owned();
-        let lines: Vec<String> = format!("To: {to}\nSubject: {subject}\n\n{text}").lines().map(line).collect();
+        let lines: Vec<String> =
+            format!("To: {to}\nSubject: {subject}\n\n{text}").lines().map(line).collect();
         let shown = format!("e-mail (shown, not sent):\n{}", lines.join("\n"));
         let mut mails = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         mails.push_front(ShownMail { workspace: mail.workspace_id.clone(), at, to, subject, text });

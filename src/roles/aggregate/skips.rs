@@ -213,7 +213,8 @@ fn read(_: i32, offset: i64, value: &[u8]) -> Items {
 fn items(offset: i64, record: &SkipRecord) -> Items {
     let of_webhook = |skips: &WebhookSkips| {
         let (webhook, day) = (&skips.webhook_id, skips.day);
-        let tenure = skips.workspace_id.clone().map(|workspace| Tenure { webhook: webhook.clone(), workspace });
+        let tenure =
+            skips.workspace_id.clone().map(|workspace| Tenure { webhook: webhook.clone(), workspace });
         let reasons: Vec<_> = skips.reasons.iter().map(|(reason, count)| (*reason, *count)).collect();
         let item = move |(reason, count)| {
             Some((tenure.clone()?, Item { offset, said: Said::Skipped(day, reason, count) }))

@@ -85,6 +85,7 @@ async fn a_new_key_is_believed_without_a_restart_and_a_broken_file_changes_nothi
 
     write(json!({"keys": [public(&second, Algorithm::ES256, "k2")]}).to_string());
     // A valid token is asked for, so that failures are not limited.
-    wait_until("the former key to be forgotten", LIMIT, async || status(&console, &by_first).await == 401).await;
+    wait_until("the former key to be forgotten", LIMIT, async || status(&console, &by_first).await == 401)
+        .await;
     assert_eq!(status(&console, &by_second).await, 200);
 }

@@ -54,8 +54,7 @@ async fn statistics_log_and_changes_are_those_of_the_workspace_that_has_the_webh
     let shown = console.call("GET", "/api/v1/webhooks/wh", &third, &Value::Null).await.json();
     assert_eq!((&shown["deliveries"], &shown["last_attempt"]), (&json!(0), &Value::Null), "{shown}");
     assert_eq!(shown["skipped"], json!({}));
-    let statistics =
-        console.call("GET", "/api/v1/webhooks/wh/statistics", &third, &Value::Null).await.json();
+    let statistics = console.call("GET", "/api/v1/webhooks/wh/statistics", &third, &Value::Null).await.json();
     assert_eq!(
         (&statistics["deliveries"], &statistics["last_response"]),
         (&json!(0), &Value::Null),

@@ -70,7 +70,8 @@ async fn every_page_asks_who_looks_and_what_they_may_do() {
         let answered = ask(&console, method, path, &token("ws", "viewer"), form).await;
         assert_eq!(answered.status, viewer, "{method} {path} by a viewer: {}", answered.text());
         if method == "POST" && path != "/check-url" {
-            let refused = answered.text().contains("our role is viewer") || answered.text().contains("`viewer`");
+            let refused =
+                answered.text().contains("our role is viewer") || answered.text().contains("`viewer`");
             assert!(refused, "{method} {path}: {}", answered.text());
         }
     }
@@ -85,10 +86,8 @@ async fn a_form_of_the_console_or_of_the_product_signs_in_and_nothing_else_does(
     let alone = system.console(&[]).await;
     let form = format!("token={}", token("ws", "viewer"));
     let sign_in = async |console: &Console, origin: &str| {
-        let headers = [
-            ("origin", origin.to_owned()),
-            ("content-type", "application/x-www-form-urlencoded".to_owned()),
-        ];
+        let headers =
+            [("origin", origin.to_owned()), ("content-type", "application/x-www-form-urlencoded".to_owned())];
         console.send("POST", "/sign-in", &headers, form.clone()).await
     };
     for (console, origin, expected) in [
