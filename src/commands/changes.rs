@@ -242,7 +242,10 @@ impl Known {
         let mut former = self.latest.insert(id.clone(), record.clone());
         // One that moves to another workspace is gone for the former, and new to the other, which sees nothing of what was.
         if let Some(gone) = former.take_if(|former| workspace(former) != webhook.workspace_id) {
-            self.add(deletion(message, &id, &gone, None));
+            let mut gone = deletion(message, &id, &gone, None);
+            // The same record is also a change of the other workspace.
+            gone.change_id = place_id("change/moved", message);
+            self.add(gone);
         }
         let fields = changed_fields(former.as_ref().unwrap_or(&Map::new()), &record);
         if fields.is_empty() {
@@ -298,12 +301,18 @@ fn deletion(
 }
 
 fn change(message: &BorrowedMessage<'_>, id: &WebhookId, workspace: WorkspaceId, what: &str) -> Change {
-    let at = Millis(message.timestamp().to_millis().unwrap_or_default());
-    let place =
-        [message.topic(), &at.0.to_string(), &message.partition().to_string(), &message.offset().to_string()];
-    // A move to another workspace is two changes.
-    let kind = if what == "deleted" { "change/deleted" } else { "change" };
-    Change::new(derive_id(kind, &place), workspace, id.clone(), what, at.to_rfc3339())
+    Change::new(place_id("change", message), workspace, id.clone(), what, arrived(message).to_rfc3339())
+}
+
+fn arrived(message: &BorrowedMessage<'_>) -> Millis {
+    Millis(message.timestamp().to_millis().unwrap_or_default())
+}
+
+/// An id that follows from the place of a record.
+fn place_id(kind: &str, message: &BorrowedMessage<'_>) -> Uuid {
+    let (at, partition, offset) =
+        (arrived(message).0.to_string(), message.partition().to_string(), message.offset().to_string());
+    derive_id(kind, &[message.topic(), &at, &partition, &offset])
 }
 
 fn text(record: &Map<String, Value>, field: &str) -> String {

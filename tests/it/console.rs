@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::commands::{ids, numbered};
 use crate::support::{
-    Browser, Console, LIMIT, System, event, ok, receiver, status, system, token, wait_until, webhook,
+    Browser, Console, LIMIT, System, claims, event, ok, receiver, signed, status, system, token, wait_until, webhook,
 };
 
 async fn start(retry: &str, webhooks: &[Value]) -> Option<(System, Console)> {
@@ -17,8 +17,12 @@ async fn start(retry: &str, webhooks: &[Value]) -> Option<(System, Console)> {
 
 /// Opens the console signed in.
 async fn sign_in(console: &Console, role: &str) -> Browser {
+    sign_in_with(console, &token("ws", role)).await
+}
+
+async fn sign_in_with(console: &Console, token: &str) -> Browser {
     let browser = Browser::open(&console.url("/"), 1200, "light").await;
-    browser.fill("Token", &token("ws", role)).await;
+    browser.fill("Token", token).await;
     browser.click("button", "Sign in").await;
     browser.wait_text("nav", "Change log").await;
     browser
@@ -36,6 +40,7 @@ fn stable(tree: &str) -> String {
         // In a path, its hyphens are encoded.
         (r"[0-9a-f]{8}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{12}", "ID"),
         (r"arrived: \d+ ms", "arrived: N ms"),
+        (r"in \d+ min", "in N min"),
     ];
     let mut stable = tree.to_owned();
     for (pattern, name) in patterns {
@@ -136,6 +141,9 @@ async fn everything_can_be_done_with_the_keyboard() {
     let target = receiver(ok());
     let Some((_system, console)) = start("10m", &[]).await else { return };
     let browser = Browser::open(&console.url("/"), 1200, "light").await;
+    browser.assert_accessible("sign in").await;
+    insta::assert_snapshot!("sign_in", browser.aria("body").await);
+    browser.act("goto", json!({"url": console.url("/sign-in")})).await;
     let type_in = async |text: &str| {
         browser.act("type", json!({"text": text})).await;
     };
@@ -200,6 +208,7 @@ async fn a_viewer_sees_a_failing_webhook_with_a_hostile_name_and_no_buttons() {
     browser.click("link", hostile).await;
     browser.wait_text("#state", ", 1 of 10 failures, next try in ").await;
     browser.wait_text("#state", "1 call waiting, in order").await;
+    insta::assert_snapshot!("failing", stable(&browser.aria("#state").await));
     browser.act("open_row", json!({"index": 0})).await;
     assert!(browser.text("h1").await.contains("<script>"));
     browser.assert_accessible("failing").await;
@@ -276,6 +285,16 @@ async fn what_helps_is_said_what_was_skipped_is_counted_and_the_next_try_counts_
     let first = left().await;
     browser.wait("the next try to come nearer", async || left().await < first).await;
     browser.assert_clean(&console.addr().to_string()).await;
+}
+
+/// Clocks may differ by 30 s, so this token is good for so long.
+#[tokio::test]
+async fn an_open_page_leads_to_signing_in_once_its_token_has_ended() {
+    let Some((_system, console)) = start("10m", &[]).await else { return };
+    let mut claims = claims("ws", "viewer");
+    claims["exp"] = json!(bundlehook::io::clock::now().0 / 1000);
+    let browser = sign_in_with(&console, &signed(&claims)).await;
+    browser.wait_text("button", "Sign in").await;
 }
 
 #[tokio::test]

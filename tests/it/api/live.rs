@@ -70,7 +70,10 @@ async fn the_stream_ends_with_the_token_and_is_not_there_for_others() {
     let console = system.console(&[]).await;
     let mut claims = claims("ws", "viewer");
     claims["exp"] = json!(bundlehook::io::clock::now().0 / 1000 - 15);
-    wait_for(&console, &signed(&claims), "never said", async || {}).await;
+    let stream = signed(&claims);
+    let to_its_end = wait_for(&console, &stream, "never said", async || {});
+    // Without an end there would be a comment now and then for ever.
+    tokio::time::timeout(LIMIT, to_its_end).await.expect("it ends");
     let path = "/api/v1/events?webhook_id=wh";
     for (of, expected) in [(signed(&claims), 401), (token("other", "editor"), 404)] {
         assert_eq!(console.call("GET", path, &of, &json!(null)).await.status, expected);
