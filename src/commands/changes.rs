@@ -346,7 +346,7 @@ mod tests {
         for number in 0..MOST_CHANGES + 5 {
             index.add(&change("ws", if number % 2 == 0 { "a" } else { "b" }, number), 3, number as i64);
         }
-        index.add(&change("other", "a", 7), 1, 0);
+        index.add(&change("other", "a", 0), 1, 0);
         let (ws, a) = (WorkspaceId::parse("ws").unwrap(), WebhookId::parse("a").unwrap());
         let offsets = |workspace, webhook, count| {
             let places = index.newest(workspace, webhook, count);

@@ -77,7 +77,7 @@ impl From<LogError> for CommandError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Store(error) => error.into(),
-            error => Self::Unavailable(error.to_string()),
+            error @ LogError::Kafka(_) => Self::Unavailable(error.to_string()),
         }
     }
 }

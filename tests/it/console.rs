@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::commands::{ids, numbered};
 use crate::support::{
-    Browser, Console, LIMIT, System, claims, event, ok, receiver, signed, status, system, token, wait_until, webhook,
+    Browser, Console, LIMIT, System, claims, event, ok, receiver, signed, status, system, token, wait_until,
+    webhook,
 };
 
 async fn start(retry: &str, webhooks: &[Value]) -> Option<(System, Console)> {

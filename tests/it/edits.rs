@@ -6,7 +6,7 @@ use std::time::Duration;
 use bundlehook::config::KafkaSettings;
 use bundlehook::io::kafka::{edits::EditPublisher, publisher::Outgoing};
 
-use crate::support::{Fault, kafka, proxy, read_topic};
+use crate::support::{Fault, Record, kafka, proxy, read_topic};
 
 /// A network that lets nothing pass while the edit is waited for, and all of it afterwards, when somebody else has edited.
 #[tokio::test]
@@ -36,6 +36,6 @@ async fn an_edit_that_was_given_up_does_not_come_after_another() {
     late.publish(&edit(b"later")).await.expect("it is acknowledged");
 
     let records = read_topic(kafka.servers(), &topic).await;
-    let values: Vec<_> = records.iter().map(|record| record.text()).collect();
+    let values: Vec<_> = records.iter().map(Record::text).collect();
     assert_eq!(values, ["of another", "later"]);
 }

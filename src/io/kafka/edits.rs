@@ -39,6 +39,7 @@ impl EditPublisher {
     ///
     /// # Errors
     /// If it was given up. It may have been written all the same, if the brokers took it and their answer was lost.
+    #[allow(clippy::disallowed_methods, reason = "edits are single records, and each is waited for")]
     pub async fn publish(&self, record: &Outgoing<'_>) -> Result<i64, KafkaError> {
         let insert = |headers: OwnedHeaders, (key, value): &(&'static str, String)| {
             headers.insert(Header { key, value: Some(value.as_str()) })

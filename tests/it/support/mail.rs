@@ -79,13 +79,12 @@ impl MailServer {
 
     /// The setting that leads to it.
     pub fn url(&self) -> String {
-        match &self.certificate {
-            None => format!("smtp://127.0.0.1:{}?tls=none", self.port.number()),
-            Some(_) => {
-                let scheme = if self.implicit { "smtps" } else { "smtp" };
-                format!("{scheme}://ann:s3cret@localhost:{}", self.port.number())
-            }
+        let port = self.port.number();
+        if self.certificate.is_none() {
+            return format!("smtp://127.0.0.1:{port}?tls=none");
         }
+        let scheme = if self.implicit { "smtps" } else { "smtp" };
+        format!("{scheme}://ann:s3cret@localhost:{port}")
     }
 
     /// The certificate that it must be trusted by.
