@@ -110,7 +110,7 @@ async fn planted_secrets_reach_the_endpoint_and_nothing_else() {
         written.push((topic, all.join("\n")));
     }
     let keys: Vec<String> = system.redis.command(&["KEYS", "*"]).await;
-    assert!(keys.iter().any(|key| key.ends_with(":log")), "{keys:?}");
+    assert!(keys.iter().any(|key| key.ends_with(":log:ws")), "{keys:?}");
     for key in &keys {
         let dump: Vec<u8> = match &*system.redis.command::<String>(&["TYPE", key]).await {
             "list" => {
