@@ -253,6 +253,14 @@ mod wrong_settings {
             "app.example.com",
             "expected an origin like",
         ),
+        wrong("all", "trusted-proxies", "BUNDLEHOOK_TRUSTED_PROXIES", "proxy", "expected"),
+        wrong(
+            "all",
+            "forwarded-header",
+            "BUNDLEHOOK_FORWARDED_HEADER",
+            "via",
+            "[possible values: x-forwarded-for, forwarded]",
+        ),
         wrong("dev", "hour", "BUNDLEHOOK_HOUR", "1ms", "from `100ms` to `1h`"),
         wrong(
             "topics",

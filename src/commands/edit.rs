@@ -74,8 +74,37 @@ impl Commands {
         let mut webhook = settings::decode(&record).map_err(|poison| CommandError::Invalid(poison.detail))?;
         let record = self.seal(&mut webhook, record)?;
         let (topic, key) = (&self.topics.webhook_settings, id.as_str().as_bytes());
-        self.publish(&Outgoing { topic, partition: None, key, value: Some(&record), headers: &[] }).await?;
+        self.publish_edit_record(&Outgoing {
+            topic,
+            partition: None,
+            key,
+            value: Some(&record),
+            headers: &[],
+        })
+        .await?;
+        self.keep_within(workspace, &id, most).await?;
         Ok(id)
+    }
+
+    /// Withdraws a webhook that was created in the same moment as others, if they are too many together. Each process looks
+    /// once its own is published, so at least the last of them sees all.
+    async fn keep_within(
+        &self,
+        workspace: &WorkspaceId,
+        id: &WebhookId,
+        most: usize,
+    ) -> Result<(), CommandError> {
+        self.read_settings().await?;
+        let has = self.webhooks_of(workspace);
+        if has <= most {
+            return Ok(());
+        }
+        self.delete(id, None).await?;
+        Err(CommandError::Refused(format!(
+            "workspace `{workspace}` has {} webhooks by now, since others were created in the same moment, expected at most \
+             {most}; try again, or delete one first",
+            has - 1
+        )))
     }
 
     fn webhooks_of(&self, workspace: &WorkspaceId) -> usize {
@@ -129,7 +158,8 @@ impl Commands {
     /// Gives a webhook a new signing secret. The one before goes on signing, too, if it is kept.
     ///
     /// # Errors
-    /// As [`Commands::update`].
+    /// As [`Commands::update`]; and if a rotation is going on: the receiver may know the elder secret alone, which a second
+    /// rotation would take away.
     pub async fn rotate(
         &self,
         id: &WebhookId,
@@ -137,6 +167,12 @@ impl Commands {
         version: Option<u64>,
     ) -> Result<Rotated, CommandError> {
         let base = self.base(id, version).await?;
+        if keep_former && base.webhook.secrets.len() > 1 {
+            return Err(CommandError::Refused(format!(
+                "webhook `{id}` is signed with two secrets, since a rotation is going on; end it once the receiver knows the \
+                 newer one, then rotate again"
+            )));
+        }
         let bytes: [u8; SECRET_BYTES] = rand::random();
         let secret = format!("whsec_{}", BASE64_STANDARD.encode(bytes));
         let mut secrets = vec![json!(secret)];

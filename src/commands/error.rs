@@ -1,4 +1,5 @@
 use rdkafka::error::KafkaError;
+use uuid::Uuid;
 
 use crate::{
     io::{StoreError, attempt_log::LogError},
@@ -53,6 +54,18 @@ impl CommandError {
         Self::Unavailable(format!("Kafka can't be read: {error}"))
     }
 
+    /// It broke off half-way.
+    pub(super) fn half_way(self, sent: u64, request: Uuid) -> Self {
+        let text = format!(
+            "{self}; {sent} deliveries are being sent again, and the others will be if it is asked for once more under the \
+             request id `{request}`, under which none is sent twice"
+        );
+        match self {
+            Self::Unavailable(_) => Self::Unavailable(text),
+            _ => Self::Failed(text),
+        }
+    }
+
     pub(super) fn unknown(id: &WebhookId) -> Self {
         Self::NotFound(format!(
             "webhook `{id}` does not exist; `bundlehook webhook list` shows those that do"
@@ -64,7 +77,7 @@ impl From<LogError> for CommandError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Store(error) => error.into(),
-            error => Self::Unavailable(error.to_string()),
+            error @ LogError::Kafka(_) => Self::Unavailable(error.to_string()),
         }
     }
 }

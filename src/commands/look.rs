@@ -13,7 +13,7 @@ use crate::{
         health::{Circuit, Health},
         history::{Current, HOLD},
         ids::{BundleId, WebhookId, WorkspaceId},
-        statistics::{DayCounts, LOGGED, LogEntry, Statistics},
+        statistics::{DayCounts, LOGGED, LogEntry, Statistics, Tenure},
         webhook::{Activation, Owner, SuccessRule, masked_url},
         window::Granularity,
     },
@@ -121,10 +121,8 @@ impl Commands {
     /// # Errors
     /// If there is no such webhook, or Kafka or Redis can't be read.
     pub async fn log(&self, id: &WebhookId, count: usize) -> Result<Vec<Logged>, CommandError> {
-        let workspace = self.current(id).await?.webhook.workspace_id.clone();
-        let logged = self.log.recent_in_full(id, count).await?.into_iter().filter_map(|logged| {
-            // A webhook may have belonged to another workspace before, whose messages are not for this one.
-            logged.record.as_ref().filter(|record| record.workspace_id == workspace)?;
+        let tenure = tenure(&self.current(id).await?);
+        let logged = self.log.recent_in_full(&tenure, count).await?.into_iter().filter_map(|logged| {
             let body = logged.body.map(|body| String::from_utf8_lossy(&body).into_owned());
             Some(Logged { attempt: logged.record?, body })
         });
@@ -136,7 +134,9 @@ impl Commands {
     /// # Errors
     /// If Redis can't be read.
     pub async fn shows(&self, id: &WebhookId, partition: i32, offset: i64) -> Result<bool, CommandError> {
-        let entries = self.log.recent(id, LOGGED).await?;
+        // What is said of one that is nobody's any more is shown nowhere.
+        let Some(current) = self.tail.directory().current(id) else { return Ok(true) };
+        let entries = self.log.recent(&tenure(&current), LOGGED).await?;
         Ok(entries.iter().any(|entry| entry.partition == partition && entry.offset >= offset))
     }
 
@@ -145,8 +145,8 @@ impl Commands {
     /// # Errors
     /// If there is no such webhook, or Kafka or Redis can't be read.
     pub async fn statistics(&self, id: &WebhookId) -> Result<Statistics, CommandError> {
-        self.current(id).await?;
-        Ok(self.log.statistics(id).await?)
+        let current = self.current(id).await?;
+        Ok(self.log.statistics(&tenure(&current)).await?)
     }
 
     /// The workspaces that have webhooks.
@@ -165,10 +165,10 @@ impl Commands {
     /// The latest logged attempt of a bundle.
     pub(super) async fn attempt_of(
         &self,
-        id: &WebhookId,
+        current: &Current,
         bundle: BundleId,
     ) -> Result<Option<AttemptRecord>, CommandError> {
-        let entries = self.log.recent(id, LOGGED).await?;
+        let entries = self.log.recent(&tenure(current), LOGGED).await?;
         let entry = entries.into_iter().find(|entry| entry.bundle_id == bundle);
         let logged = self.log.in_full(entry.into_iter().collect()).await?;
         Ok(logged.into_iter().find_map(|logged| logged.record))
@@ -202,8 +202,9 @@ impl Commands {
                 (since, held_until) = (Some(at.to_rfc3339()), Some((at + HOLD).to_rfc3339()));
             }
         }
-        let last = self.log.recent(&webhook.webhook_id, LOOKED_AT).await?.into_iter().find(LogEntry::counts);
-        let statistics = self.log.statistics(&webhook.webhook_id).await?;
+        let tenure = tenure(current);
+        let last = self.log.recent(&tenure, LOOKED_AT).await?.into_iter().find(LogEntry::counts);
+        let statistics = self.log.statistics(&tenure).await?;
         let mut skipped = BTreeMap::new();
         for (skip, count) in statistics.days.iter().flat_map(|day| &day.skipped) {
             *skipped.entry(*skip).or_default() += count;
@@ -242,4 +243,10 @@ impl Commands {
             }),
         })
     }
+}
+
+/// Whose log and counts are shown: those of the workspace that the webhook belongs to now.
+fn tenure(current: &Current) -> Tenure {
+    let webhook = &current.webhook;
+    Tenure { webhook: webhook.webhook_id.clone(), workspace: webhook.workspace_id.clone() }
 }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    changes::{Change, ChangedField},
+    changes::{Change, ChangeLog, ChangedField, MOST_CHANGES},
     edit::{Patch, Rotated},
     error::CommandError,
     look::{LastAttempt, Logged, WebhookView},
@@ -39,6 +39,7 @@ use crate::{
         kafka::{
             Topics,
             admin::Admin,
+            edits::EditPublisher,
             health_log::HealthLog,
             publisher::{Outgoing, Publisher},
             tail::SettingsTail,
@@ -52,6 +53,9 @@ use crate::{
     },
     wire::sealing::Keys,
 };
+
+/// An edit that Kafka has not acknowledged by then is given up: well before others may edit the same again.
+const EDIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What becomes of secrets that a command puts into settings.
 #[derive(Clone, Default)]
@@ -72,6 +76,7 @@ pub struct Commands {
     topics: Topics,
     redis: Redis,
     publisher: Publisher,
+    edit_publisher: EditPublisher,
     tail: SettingsTail,
     health: HealthStore,
     health_log: HealthLog,
@@ -119,6 +124,7 @@ impl Commands {
             topics,
             redis,
             publisher,
+            edit_publisher: EditPublisher::new(kafka, EDIT_LIMIT).map_err(CommandError::failed)?,
             tail,
             sealing: Sealing::default(),
             by,
@@ -196,6 +202,16 @@ impl Commands {
             }
             problem = self.publisher.failed() => Err(CommandError::Failed(problem)),
         }
+    }
+
+    /// Publishes a record that must not come later than others may edit the same. Returns its offset.
+    async fn publish_edit_record(&self, record: &Outgoing<'_>) -> Result<i64, CommandError> {
+        self.edit_publisher.publish(record).await.map_err(|error| {
+            CommandError::Unavailable(format!(
+                "Kafka did not acknowledge the edit within {} s ({error}), and it was given up; look at the webhook and try again",
+                EDIT_LIMIT.as_secs()
+            ))
+        })
     }
 
     /// The time by the brokers' clock, which stamps arrivals.

@@ -82,6 +82,13 @@ impl Commands {
     /// # Errors
     /// If there is no such webhook or delivery, the webhook is off, or Kafka or Redis can't be used.
     pub async fn resend(&self, id: &WebhookId, resend: &Resend) -> Result<Resent, CommandError> {
+        let (commands, id, resend) = (self.clone(), id.clone(), resend.clone());
+        // It goes on to its end even if whoever asked does not wait for that.
+        let sending = tokio::spawn(async move { commands.resend_now(&id, &resend).await });
+        sending.await.map_err(CommandError::failed)?
+    }
+
+    async fn resend_now(&self, id: &WebhookId, resend: &Resend) -> Result<Resent, CommandError> {
         let current = self.current(id).await?;
         if !current.webhook.enabled {
             return Err(CommandError::Refused(format!(
@@ -112,7 +119,7 @@ impl Commands {
     /// The bundle of a logged delivery.
     async fn find(&self, current: &Current, bundle: BundleId) -> Result<Found, CommandError> {
         let webhook = &current.webhook;
-        let place = self.place_of(&webhook.webhook_id, bundle).await?;
+        let place = self.place_of(current, bundle).await?;
         let record = self.bundle_at(&place).await?;
         let found = record.and_then(|record| found(record, place.partition));
         let is_it = |found: &Found| {
@@ -128,8 +135,9 @@ impl Commands {
     }
 
     /// Where the bundle of a logged delivery stands: by the log, else by the attempts of the last days.
-    async fn place_of(&self, id: &WebhookId, bundle: BundleId) -> Result<BundleReference, CommandError> {
-        if let Some(attempt) = self.attempt_of(id, bundle).await? {
+    async fn place_of(&self, current: &Current, bundle: BundleId) -> Result<BundleReference, CommandError> {
+        let id = &current.webhook.webhook_id;
+        if let Some(attempt) = self.attempt_of(current, bundle).await? {
             return Ok(attempt.bundle);
         }
         let topic = &self.topics.delivery_attempts;
@@ -174,8 +182,25 @@ impl Commands {
         at: Millis,
         range: std::ops::Range<Millis>,
     ) -> Result<u64, CommandError> {
-        let topic = &self.topics.bundles;
         let (mut count, acks) = (0, AckGroup::default());
+        let sent = self.publish_range(current, resend, at, range, &mut count, &acks).await;
+        let acknowledged = tokio::select! {
+            () = acks.complete() => Ok(()),
+            problem = self.publisher.failed() => Err(CommandError::Failed(problem)),
+        };
+        sent.and(acknowledged).map(|()| count).map_err(|error| error.half_way(count, resend.request_id))
+    }
+
+    async fn publish_range(
+        &self,
+        current: &Current,
+        resend: &Resend,
+        at: Millis,
+        range: std::ops::Range<Millis>,
+        count: &mut u64,
+        acks: &AckGroup,
+    ) -> Result<(), CommandError> {
+        let topic = &self.topics.bundles;
         for partition in 0..self.partitions(topic).await? {
             let from = offset_at(&self.kafka, topic, partition, range.start).await;
             let from = from.map_err(CommandError::unread)?;
@@ -192,8 +217,8 @@ impl Commands {
                     let Some(record) = self.again(&found, resend, at) else { continue };
                     let headers = bundle::encode(&record.head);
                     let outgoing = self.bundle(&record, Some(found.partition), &headers);
-                    self.publisher.publish(&outgoing, &acks).await.map_err(CommandError::failed)?;
-                    count += 1;
+                    self.publisher.publish(&outgoing, acks).await.map_err(CommandError::failed)?;
+                    *count += 1;
                 }
                 Ok::<(), CommandError>(())
             };
@@ -201,10 +226,7 @@ impl Commands {
             published?;
             scanned.map_err(CommandError::unread)?;
         }
-        tokio::select! {
-            () = acks.complete() => Ok(count),
-            problem = self.publisher.failed() => Err(CommandError::Failed(problem)),
-        }
+        Ok(())
     }
 }
 

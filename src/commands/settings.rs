@@ -150,7 +150,7 @@ impl Commands {
             value: record,
             headers,
         };
-        let published = self.publish(&outgoing).await?;
+        let published = self.publish_edit_record(&outgoing).await?;
         self.expect_nothing_between(id, base, Some(published)).await
     }
 

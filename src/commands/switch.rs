@@ -128,6 +128,8 @@ impl Commands {
     async fn publish_state(&self, key: &str, value: &[u8]) -> Result<(), CommandError> {
         let topic = &self.topics.webhook_states;
         let (key, value) = (key.as_bytes(), Some(value));
-        self.publish(&Outgoing { topic, partition: None, key, value, headers: &[] }).await.map(drop)
+        self.publish_edit_record(&Outgoing { topic, partition: None, key, value, headers: &[] })
+            .await
+            .map(drop)
     }
 }

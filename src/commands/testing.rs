@@ -11,6 +11,7 @@ use crate::{
     io::kafka::publisher::Outgoing,
     model::{
         bundle::{BundleRecord, Request, RequestKind},
+        history::Current,
         ids::{BundleId, WebhookId},
     },
     wire::{attempt::AttemptRecord, bundle},
@@ -42,13 +43,17 @@ impl Commands {
         let bundle_id = test.head.bundle_id;
         self.publish(&self.bundle(&test, None, &bundle::encode(&test.head))).await?;
         // It is on its way; that its result does not come is no failure of the command.
-        let attempt = tokio::time::timeout(self.patience, self.result(id, bundle_id)).await;
+        let attempt = tokio::time::timeout(self.patience, self.result(&current, bundle_id)).await;
         Ok(Tested { request_id, bundle_id, attempt: attempt.unwrap_or(Ok(None))? })
     }
 
-    async fn result(&self, id: &WebhookId, bundle: BundleId) -> Result<Option<AttemptRecord>, CommandError> {
+    async fn result(
+        &self,
+        current: &Current,
+        bundle: BundleId,
+    ) -> Result<Option<AttemptRecord>, CommandError> {
         loop {
-            let found = self.attempt_of(id, bundle).await?;
+            let found = self.attempt_of(current, bundle).await?;
             if found.is_some() {
                 return Ok(found);
             }

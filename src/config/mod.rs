@@ -34,7 +34,7 @@ pub use self::{
     ops::{LogFormat, LogSettings, OpsSettings},
     redis::{RedisServers, RedisSettings, RedisTls},
     sealed::SealedSettings,
-    serve::{SealingSettings, ServeSettings, SettingsBy},
+    serve::{ForwardedHeader, SealingSettings, ServeSettings, SettingsBy},
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
     webhook::{

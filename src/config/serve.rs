@@ -1,5 +1,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
+use ipnet::IpNet;
+
 use super::value;
 
 /// How the API and the console are served.
@@ -41,7 +43,8 @@ pub struct ServeSettings {
         value_parser = value::number::<u32>(1..=1000)
     )]
     pub max_webhooks: u32,
-    /// Origins whose pages may show the console in a frame, such as `https://app.example.com`, separated by commas.
+    /// Origins whose pages may show the console in a frame and sign people in, such as `https://app.example.com`, separated
+    /// by commas.
     #[arg(
         long,
         env = "BUNDLEHOOK_FRAME_ANCESTORS",
@@ -50,6 +53,28 @@ pub struct ServeSettings {
         value_name = "ORIGIN"
     )]
     pub frame_ancestors: Vec<String>,
+    /// Networks of the proxies before the console, such as `10.0.0.0/8`, separated by commas. Their word for who the client
+    /// is counts where failed tries to sign in are limited.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        value_parser = value::network,
+        value_name = "NETWORK"
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which those proxies name the client. They must add to it, or replace it, in each request.
+    #[arg(long, env = "BUNDLEHOOK_FORWARDED_HEADER", default_value = "x-forwarded-for")]
+    pub forwarded_header: ForwardedHeader,
+}
+
+/// In which form a proxy names the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded`, by RFC 7239.
+    Forwarded,
 }
 
 /// Who writes webhook settings.

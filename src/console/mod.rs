@@ -1,6 +1,8 @@
 //! The API and the console: one router. Handlers of both call the same commands.
 
 mod api;
+mod authority;
+mod client;
 mod identity;
 mod limits;
 mod live;
@@ -14,26 +16,45 @@ use axum::Router;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-pub use self::identity::{Authority, AuthorityError};
-use self::{limits::FailedSignIns, live::LiveEvents};
+pub use self::authority::{Authority, AuthorityError, Believed, believed, believed_secret};
+use self::{client::Proxies, limits::FailedSignIns, live::LiveEvents};
 use crate::{
-    commands::Commands,
+    commands::{ChangeLog, Commands},
     config::{KafkaSettings, ServeSettings, SettingsBy},
+    io::smtp::outbox::Outbox,
     model::window::WindowRule,
 };
 
 /// What all handlers share.
 pub struct Console {
     commands: Commands,
-    authority: Authority,
+    changes: ChangeLog,
+    believed: Believed,
+    proxies: Proxies,
     failed: FailedSignIns,
     live: LiveEvents,
     /// When windows close.
     rule: WindowRule,
+    /// E-mails that are shown instead of being sent; in `dev` alone.
+    mails: Option<Outbox>,
     /// Settings may be edited here.
     editable: bool,
     max_webhooks: usize,
+    /// Origins of the product, which may show the console in a frame and sign people in.
     frame_ancestors: Vec<String>,
+    /// A link may sign in; for `dev`.
+    links: bool,
+}
+
+/// What the console stands on.
+pub struct Uses {
+    pub commands: Commands,
+    pub changes: ChangeLog,
+    pub believed: Believed,
+    /// When windows close.
+    pub rule: WindowRule,
+    /// E-mails that are shown instead of being sent.
+    pub mails: Option<Outbox>,
 }
 
 type Shared = Arc<Console>;
@@ -44,24 +65,27 @@ impl Console {
     /// # Errors
     /// If librdkafka refuses the configuration.
     pub fn start(
-        commands: Commands,
-        authority: Authority,
+        uses: Uses,
         settings: &ServeSettings,
         kafka: &KafkaSettings,
-        rule: WindowRule,
         embedded: bool,
         stop: &CancellationToken,
     ) -> anyhow::Result<(Arc<Self>, oneshot::Receiver<()>)> {
-        let (live, ended) = LiveEvents::start(&commands, kafka, embedded, stop)?;
+        let (live, ended) = LiveEvents::start(&uses.commands, kafka, embedded, stop)?;
+        let Uses { commands, changes, believed, rule, mails } = uses;
         let console = Self {
             commands,
-            authority,
+            changes,
+            believed,
+            proxies: Proxies::new(settings),
             failed: FailedSignIns::default(),
             live,
             rule,
+            mails,
             editable: settings.settings_by == SettingsBy::Console,
             max_webhooks: settings.max_webhooks as usize,
             frame_ancestors: settings.frame_ancestors.clone(),
+            links: embedded,
         };
         Ok((Arc::new(console), ended))
     }

@@ -84,6 +84,8 @@ pub struct Skipped {
     pub arrived: Millis,
     /// Why.
     pub reason: Skip,
+    /// Its workspace.
+    pub workspace: WorkspaceId,
     /// Those that wanted the messages of its workspace at its arrival.
     pub webhooks: Vec<WebhookId>,
 }
@@ -152,8 +154,10 @@ impl Planner<'_> {
         let Some(workspace) = workspace else { return };
         let wants = |id: &&WebhookId| self.directory.wanted(id, workspace, record.arrived).is_some();
         let webhooks: Vec<_> = self.directory.webhooks_of(workspace).filter(wants).cloned().collect();
-        if !webhooks.is_empty() {
-            plan.skipped.push(Skipped { offset: record.offset, arrived: record.arrived, reason, webhooks });
+        // A workspace that has webhooks has a valid id.
+        if let Some(workspace) = WorkspaceId::parse(workspace).ok().filter(|_| !webhooks.is_empty()) {
+            let (offset, arrived) = (record.offset, record.arrived);
+            plan.skipped.push(Skipped { offset, arrived, reason, workspace, webhooks });
         }
     }
 

@@ -1,31 +1,22 @@
 //! The log of a webhook, as it is shown: the most recent attempts with request and response in full, and what is
 //! counted by day.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use bytes::Bytes;
 use rdkafka::error::KafkaError;
-use tokio::task::{JoinError, JoinSet};
 
 use super::{
     Redis, StoreError, clock,
     kafka::{
         Topics,
-        reader::{FoundRecord, RecordReader},
+        reader::{FoundRecord, read_places},
     },
     redis::views::ViewStore,
 };
 use crate::{
     config::KafkaSettings,
-    model::{
-        ids::WebhookId,
-        statistics::{LogEntry, Statistics},
-    },
+    model::statistics::{LogEntry, Statistics, Tenure},
     wire::attempt::AttemptRecord,
 };
-
-/// So many partitions are read at a time.
-const READERS: usize = 4;
 
 /// Why a log can't be shown.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +27,6 @@ pub enum LogError {
     /// Kafka can't give what it refers to.
     #[error("the attempts can't be read: {0}")]
     Kafka(#[from] KafkaError),
-    /// The task that read died.
-    #[error("the attempts can't be read: {0}")]
-    Died(#[from] JoinError),
 }
 
 /// An attempt with everything that was sent and received.
@@ -72,7 +60,7 @@ impl AttemptLog {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn recent(&self, webhook: &WebhookId, most: usize) -> Result<Vec<LogEntry>, StoreError> {
+    pub async fn recent(&self, webhook: &Tenure, most: usize) -> Result<Vec<LogEntry>, StoreError> {
         self.views.recent(webhook, most, clock::now()).await
     }
 
@@ -80,7 +68,7 @@ impl AttemptLog {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn statistics(&self, webhook: &WebhookId) -> Result<Statistics, StoreError> {
+    pub async fn statistics(&self, webhook: &Tenure) -> Result<Statistics, StoreError> {
         self.views.statistics(webhook, clock::now()).await
     }
 
@@ -90,7 +78,7 @@ impl AttemptLog {
     /// [`LogError`]
     pub async fn recent_in_full(
         &self,
-        webhook: &WebhookId,
+        webhook: &Tenure,
         most: usize,
     ) -> Result<Vec<LoggedAttempt>, LogError> {
         let entries = self.recent(webhook, most).await?;
@@ -104,47 +92,15 @@ impl AttemptLog {
     pub async fn in_full(&self, entries: Vec<LogEntry>) -> Result<Vec<LoggedAttempt>, LogError> {
         let attempt = |entry: &LogEntry| (entry.partition, entry.offset);
         let bundle = |entry: &LogEntry| (entry.partition, entry.bundle_offset);
-        let attempts = self.read(&self.topics.delivery_attempts, entries.iter().map(attempt)).await?;
-        let bundles = self.read(&self.topics.bundles, entries.iter().map(bundle)).await?;
+        let attempts =
+            read_places(&self.kafka, &self.topics.delivery_attempts, entries.iter().map(attempt)).await?;
+        let bundles = read_places(&self.kafka, &self.topics.bundles, entries.iter().map(bundle)).await?;
         let logged = |entry: LogEntry| {
             let record = attempts.get(&attempt(&entry)).and_then(|found| record(&entry, found));
             let body = bundles.get(&bundle(&entry)).and_then(|found| body(&entry, found));
             LoggedAttempt { entry, record, body }
         };
         Ok(entries.into_iter().map(logged).collect())
-    }
-
-    /// The records of a topic at partitions and offsets, as far as they are still there.
-    async fn read(
-        &self,
-        topic: &str,
-        places: impl Iterator<Item = (i32, i64)>,
-    ) -> Result<BTreeMap<(i32, i64), FoundRecord>, LogError> {
-        let mut partitions: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
-        for (partition, offset) in places {
-            partitions.entry(partition).or_default().push(offset);
-        }
-        let mut found = BTreeMap::new();
-        let mut readers = JoinSet::new();
-        let permits = Arc::new(tokio::sync::Semaphore::new(READERS));
-        for (partition, mut offsets) in partitions {
-            offsets.sort_unstable();
-            offsets.dedup();
-            let (settings, topic, permits) = (self.kafka.clone(), topic.to_owned(), permits.clone());
-            readers.spawn(async move {
-                let _permit = permits.acquire_owned().await;
-                let read = move || {
-                    let records = RecordReader::new(&settings, &topic, partition)?.read(&offsets)?;
-                    Ok::<_, KafkaError>((partition, records))
-                };
-                tokio::task::spawn_blocking(read).await
-            });
-        }
-        while let Some(read) = readers.join_next().await {
-            let (partition, records) = read???;
-            found.extend(records.into_iter().flatten().map(|record| ((partition, record.offset), record)));
-        }
-        Ok(found)
     }
 }
 

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use super::{delivery::Outcome, event::Skip, ids::BundleId, time::Millis};
+use super::{
+    delivery::Outcome,
+    event::Skip,
+    ids::{BundleId, WebhookId, WorkspaceId},
+    time::Millis,
+};
 
 /// How many days are counted, today included.
 pub const DAYS: i64 = 10;
@@ -84,6 +89,16 @@ impl From<Day> for String {
     fn from(day: Day) -> Self {
         day.to_string()
     }
+}
+
+/// A webhook while it belongs to one workspace. Its log and its counts are that workspace's: if the same id comes to be
+/// another's, that one begins with none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenure {
+    /// Which webhook.
+    pub webhook: WebhookId,
+    /// Whose.
+    pub workspace: WorkspaceId,
 }
 
 /// An attempt in short, with where the whole of it stands.

@@ -22,7 +22,7 @@ use crate::{
         NotifyCommand, OpsSettings, RedisSettings, SealedSettings, ServeCommand, SmtpUrl, StartFrom,
         WindowSettings,
     },
-    io::kafka::intake::Intake,
+    io::{kafka::intake::Intake, smtp::outbox::Outbox},
 };
 
 /// How long the last acknowledgements may take when the process stops.
@@ -161,7 +161,7 @@ impl Roles {
             () = stop.cancelled() => return Ok(()),
         };
         let requests = RequestRuntime::start()?;
-        let mut intakes = Vec::new();
+        let (mut intakes, outbox) = (Vec::new(), Outbox::default());
         if let Some(windows) = self.aggregate {
             let intake = tokio::select! {
                 intake = aggregate::start(&process, windows, self.from, unusable) => intake?,
@@ -178,7 +178,7 @@ impl Roles {
         }
         if let Some((settings, server)) = self.notify {
             let intake = tokio::select! {
-                intake = notify::start(&process, settings, server, self.from) => intake?,
+                intake = notify::start(&process, settings, server, &outbox, self.from) => intake?,
                 () = stop.cancelled() => return Ok(()),
             };
             intakes.push(("notify", intake));
@@ -186,7 +186,7 @@ impl Roles {
         if let Some(settings) = self.serve {
             let sealed = SealedSettings { require_sealed: self.require_sealed };
             tokio::select! {
-                served = serve::start(&process, &redis, sealed, settings, &stop, &end) => served?,
+                served = serve::start(&process, &redis, sealed, settings, outbox, &stop, &end) => served?,
                 () = stop.cancelled() => return Ok(()),
             }
         }

@@ -23,7 +23,7 @@ use crate::{
         kafka::replay::{Replayed, replay},
         redis::views::{Item, Progress, ViewSource, ViewStore},
     },
-    model::ids::WebhookId,
+    model::statistics::Tenure,
 };
 
 /// So many records are taken in at a time.
@@ -40,7 +40,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What a record says, by webhook.
-pub type Items = Vec<(WebhookId, Item)>;
+pub type Items = Vec<(Tenure, Item)>;
 
 /// Reads what a record says: its partition, its offset, its value.
 pub type ReadItems = fn(i32, i64, &[u8]) -> Items;
@@ -101,7 +101,7 @@ pub struct Follower {
     /// All records below this are taken in.
     progress: Progress,
     /// What the view of each webhook reflects, as far as this follower wrote it.
-    known: HashMap<WebhookId, i64>,
+    known: HashMap<Tenure, i64>,
 }
 
 /// Why following ended.
@@ -252,7 +252,7 @@ impl Follower {
 
     /// Takes records into the views, which then reflect everything below an offset.
     async fn take(&mut self, records: Vec<Items>, next: i64) -> Result<(), Trouble> {
-        let mut webhooks: BTreeMap<WebhookId, Vec<Item>> = BTreeMap::new();
+        let mut webhooks: BTreeMap<Tenure, Vec<Item>> = BTreeMap::new();
         for (webhook, item) in records.into_iter().flatten() {
             webhooks.entry(webhook).or_default().push(item);
         }
@@ -275,10 +275,10 @@ impl Follower {
     /// Takes items into the view of a webhook. Returns what it reflected before.
     fn write(
         &self,
-        webhook: WebhookId,
+        webhook: Tenure,
         items: Vec<Item>,
         next: i64,
-    ) -> impl Future<Output = Result<(WebhookId, Option<i64>), StoreError>> + use<> {
+    ) -> impl Future<Output = Result<(Tenure, Option<i64>), StoreError>> + use<> {
         let (views, source, incarnation) =
             (self.views.clone(), self.following.source, self.progress.incarnation);
         async move {
@@ -288,7 +288,7 @@ impl Follower {
     }
 
     /// A view that reflected less than it should is to be built anew.
-    fn note_written(&mut self, written: (WebhookId, Option<i64>), next: i64) -> Result<(), Trouble> {
+    fn note_written(&mut self, written: (Tenure, Option<i64>), next: i64) -> Result<(), Trouble> {
         let (webhook, before) = written;
         match self.known.insert(webhook, next) {
             Some(known) if before.is_none_or(|before| before < known) => Err(Trouble::Partly),

@@ -11,8 +11,8 @@ use super::{checks, process::Process};
 use crate::{
     commands::{Commands, Sealing},
     config::{DeliverySettings, RedisSettings, SealedSettings, ServeSettings, WindowSettings},
-    console::{Authority, Console},
-    io::{clock, sealing_keys},
+    console::{self, Console, Uses},
+    io::{clock, sealing_keys, smtp::outbox::Outbox},
     model::window::WindowRule,
 };
 
@@ -82,13 +82,14 @@ pub(super) async fn start(
     redis: &RedisSettings,
     sealed: SealedSettings,
     serve: Serve,
+    outbox: Outbox,
     stop: &CancellationToken,
     end: &CancellationToken,
 ) -> anyhow::Result<()> {
     let Serve { settings, sealing_keys, rule, secret } = serve;
-    let authority = match &secret {
-        Some(secret) => Authority::with_secret(&settings, secret),
-        None => Authority::read(&settings)?,
+    let believed = match &secret {
+        Some(secret) => console::believed_secret(&settings, secret),
+        None => console::believed(&settings, end.clone())?,
     };
     let keys = sealing_keys.as_deref().map(sealing_keys::read).transpose()?;
     let sealing = match (keys, secret) {
@@ -109,12 +110,14 @@ pub(super) async fn start(
         end.clone(),
     );
     let commands = connecting.await?.sealing(sealing);
-    let (following, publishing) = commands.keep_changes(process.embedded, end.clone())?;
-    process.watch_following(&following, end);
+    let (changes, publishing) = commands.keep_changes(process.embedded, end.clone())?;
+    process.watch_following(changes.following(), end);
     let ready = commands.clone();
     process.probes.require(move || ready.ready());
-    let (console, live) =
-        Console::start(commands.clone(), authority, &settings, &process.kafka, rule, process.embedded, end)?;
+    // Elsewhere e-mails are sent, by whichever process.
+    let mails = process.embedded.then_some(outbox);
+    let uses = Uses { commands: commands.clone(), changes, believed, rule, mails };
+    let (console, live) = Console::start(uses, &settings, &process.kafka, process.embedded, end)?;
     let bound = console.serve(settings.console_addr, stop.clone()).await;
     let (bound, serving) = bound.with_context(|| {
         format!("the address `{}` of --console-addr can't be opened", settings.console_addr)

@@ -106,6 +106,7 @@ pub struct Mail {
     pub id: Uuid,
     /// What it tells.
     pub kind: NoticeKind,
+    pub workspace_id: WorkspaceId,
     pub webhook_id: WebhookId,
     /// Who gets it.
     pub to: Owner,
@@ -125,6 +126,7 @@ struct RawNotification {
     v: u32,
     notification_id: Uuid,
     kind: String,
+    workspace_id: WorkspaceId,
     webhook_id: WebhookId,
     to: Owner,
     label: String,
@@ -155,6 +157,7 @@ pub fn decode_notification(value: &[u8]) -> Result<Mail, Poison> {
     Ok(Mail {
         id: read.notification_id,
         kind,
+        workspace_id: read.workspace_id,
         webhook_id: read.webhook_id,
         to: read.to,
         label: read.label,

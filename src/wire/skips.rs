@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{event::Skip, ids::WebhookId, statistics::Day};
+use crate::model::{
+    event::Skip,
+    ids::{WebhookId, WorkspaceId},
+    statistics::Day,
+};
 
 /// Version of the records.
 const VERSION: u32 = 1;
@@ -31,6 +35,9 @@ pub struct SkipRecord {
 pub struct WebhookSkips {
     /// The webhook.
     pub webhook_id: WebhookId,
+    /// Whose it was; absent in records of early releases, which count for nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<WorkspaceId>,
     /// The day on which they arrived.
     pub day: Day,
     /// How many, by reason.
@@ -81,6 +88,7 @@ mod tests {
         let schema: serde_json::Value = serde_json::from_str(schema).unwrap();
         let skips = WebhookSkips {
             webhook_id: WebhookId::parse("wh-1").unwrap(),
+            workspace_id: Some(WorkspaceId::parse("ws-acme").unwrap()),
             day: "2021-02-24".parse().unwrap(),
             reasons: BTreeMap::from([(Skip::Attachments, 3), (Skip::TooOld, 1)]),
         };

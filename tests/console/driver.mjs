@@ -35,6 +35,8 @@ const actions = {
   fill: ({ label, text }) => page.getByLabel(label, { exact: true }).fill(text),
   select: ({ label, value }) => page.getByLabel(label, { exact: true }).selectOption(value).then(() => null),
   check: ({ label }) => page.getByLabel(label, { exact: true }).check(),
+  press_on: ({ selector }) => page.locator(selector).first().click(),
+  value: ({ label }) => page.getByLabel(label, { exact: true }).inputValue(),
   open_row: ({ index }) => page.locator(".attempts summary").nth(index).click(),
   wait_text: ({ selector, text }) => page.locator(selector).filter({ hasText: text }).first().waitFor(),
   wait_no: ({ selector }) => page.locator(selector).first().waitFor({ state: "detached" }),

@@ -2,5 +2,9 @@
 
 mod callers;
 mod described;
+mod embedded;
+mod keys;
 mod live;
+mod moved;
+mod pages;
 mod settings;

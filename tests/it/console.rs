@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::commands::{ids, numbered};
 use crate::support::{
-    Browser, Console, LIMIT, System, event, ok, receiver, status, system, token, wait_until, webhook,
+    Browser, Console, LIMIT, System, claims, event, ok, receiver, signed, status, system, token, wait_until,
+    webhook,
 };
 
 async fn start(retry: &str, webhooks: &[Value]) -> Option<(System, Console)> {
@@ -17,8 +18,15 @@ async fn start(retry: &str, webhooks: &[Value]) -> Option<(System, Console)> {
 
 /// Opens the console signed in.
 async fn sign_in(console: &Console, role: &str) -> Browser {
-    let link = console.url(&format!("/sign-in?token={}", token("ws", role)));
-    Browser::open(&link, 1200, "light").await
+    sign_in_with(console, &token("ws", role)).await
+}
+
+async fn sign_in_with(console: &Console, token: &str) -> Browser {
+    let browser = Browser::open(&console.url("/"), 1200, "light").await;
+    browser.fill("Token", token).await;
+    browser.click("button", "Sign in").await;
+    browser.wait_text("nav", "Change log").await;
+    browser
 }
 
 fn events(numbers: std::ops::Range<usize>) -> Vec<Value> {
@@ -33,6 +41,7 @@ fn stable(tree: &str) -> String {
         // In a path, its hyphens are encoded.
         (r"[0-9a-f]{8}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{4}(-|%2D)[0-9a-f]{12}", "ID"),
         (r"arrived: \d+ ms", "arrived: N ms"),
+        (r"in \d+ min", "in N min"),
     ];
     let mut stable = tree.to_owned();
     for (pattern, name) in patterns {
@@ -133,6 +142,9 @@ async fn everything_can_be_done_with_the_keyboard() {
     let target = receiver(ok());
     let Some((_system, console)) = start("10m", &[]).await else { return };
     let browser = Browser::open(&console.url("/"), 1200, "light").await;
+    browser.assert_accessible("sign in").await;
+    insta::assert_snapshot!("sign_in", browser.aria("body").await);
+    browser.act("goto", json!({"url": console.url("/sign-in")})).await;
     let type_in = async |text: &str| {
         browser.act("type", json!({"text": text})).await;
     };
@@ -195,8 +207,9 @@ async fn a_viewer_sees_a_failing_webhook_with_a_hostile_name_and_no_buttons() {
     browser.assert_accessible("failing list").await;
     assert_eq!(browser.count("a:text-is('New webhook')").await, 0);
     browser.click("link", hostile).await;
-    browser.wait_text("#state", "1 of 10 failures in a row").await;
+    browser.wait_text("#state", ", 1 of 10 failures, next try in ").await;
     browser.wait_text("#state", "1 call waiting, in order").await;
+    insta::assert_snapshot!("failing", stable(&browser.aria("#state").await));
     browser.act("open_row", json!({"index": 0})).await;
     assert!(browser.text("h1").await.contains("<script>"));
     browser.assert_accessible("failing").await;
@@ -238,4 +251,141 @@ async fn a_viewer_sees_a_failing_webhook_with_a_hostile_name_and_no_buttons() {
         assert_eq!(answered.header("cache-control"), Some("no-store"));
         assert_eq!(answered.header("x-content-type-options"), Some("nosniff"));
     }
+}
+
+#[tokio::test]
+async fn what_helps_is_said_what_was_skipped_is_counted_and_the_next_try_counts_down() {
+    let (accepting, failing) = (receiver(status(202)), receiver(status(503)));
+    let webhooks = [
+        webhook("wh-202", "ws", &accepting.url("/"), json!({"label": "Says accepted"})),
+        webhook("wh-503", "ws", &failing.url("/"), json!({"label": "Says no"})),
+    ];
+    let Some((system, console)) = start("100s", &webhooks).await else { return };
+    let mut photo = event("ws", "c", "photo");
+    photo["message"]["attachments"] = json!([{}]);
+    system.publish(&[event("ws", "c", "1"), photo]).await;
+    wait_until("the skip to be counted", LIMIT, async || {
+        console.get("/api/v1/webhooks/wh-202").await["skipped"]["attachments"] == 1
+    })
+    .await;
+    let browser = sign_in(&console, "viewer").await;
+    browser.click("link", "Says accepted").await;
+    browser.wait_text("#state .note", "The receiver answers 202").await;
+    browser.wait_text("#skipped tr", "It has an attachment").await;
+    browser.assert_accessible("hint and skips").await;
+
+    browser.click("link", "All webhooks").await;
+    browser.click("link", "Says no").await;
+    browser.wait_text("#state p", "1 of 10 failures, next try in ").await;
+    let left = async || {
+        let text = browser.text("time[data-soon]").await;
+        let mut words = text.split(' ');
+        assert!(text.starts_with("in ") && text.ends_with(" s"), "{text}");
+        words.nth(1).and_then(|count| count.parse::<u32>().ok()).expect("it is a number")
+    };
+    let first = left().await;
+    browser.wait("the next try to come nearer", async || left().await < first).await;
+    browser.assert_clean(&console.addr().to_string()).await;
+}
+
+/// Clocks may differ by 30 s, so this token is good for so long.
+#[tokio::test]
+async fn an_open_page_leads_to_signing_in_once_its_token_has_ended() {
+    let Some((_system, console)) = start("10m", &[]).await else { return };
+    let mut claims = claims("ws", "viewer");
+    claims["exp"] = json!(bundlehook::io::clock::now().0 / 1000);
+    let browser = sign_in_with(&console, &signed(&claims)).await;
+    browser.wait_text("button", "Sign in").await;
+}
+
+#[tokio::test]
+async fn each_button_does_what_it_says() {
+    let target = receiver(ok());
+    let webhooks = [webhook("wh", "ws", &target.url("/"), json!({"label": "Buttons"}))];
+    let Some((system, console)) = start("100ms", &webhooks).await else { return };
+    system.publish(&events(0..1)).await;
+    let first = target.wait_for(|requests| requests.len() == 1, "the message").await;
+    system.wait_delivered().await;
+    let browser = sign_in(&console, "editor").await;
+    browser.click("link", "Buttons").await;
+    browser.wait_text("#log .badge", "Delivered").await;
+    browser.act("open_row", json!({"index": 0})).await;
+    browser.click("button", "Send this again").await;
+    browser.wait_text("#result", "1 call is being sent again.").await;
+    let again = target.wait_for(|requests| requests.len() == 2, "it again").await;
+    assert_eq!(again[1].header("webhook-id"), first[0].header("webhook-id"));
+    browser.wait_text("#log details:nth-of-type(1)", "Delivered").await;
+
+    browser.fill("From (UTC)", "2021-02-24T16:25:00").await;
+    browser.act("check", json!({"label": "Under new ids, so that the receiver takes them for new"})).await;
+    browser.click("button", "Send again").await;
+    browser.wait_text("#resend-result", "1 call is being sent again.").await;
+    let again = target.wait_for(|requests| requests.len() == 3, "it again").await;
+    assert_ne!(again[2].header("webhook-id"), first[0].header("webhook-id"));
+    browser.click("button", "Send a test").await;
+    browser.wait_text("#result", "The test arrived").await;
+
+    browser.click("button", "Make a secret").await;
+    browser.wait_text("#secret-part", "signed with one secret").await;
+    browser.click("button", "Rotate the secret").await;
+    browser.wait_text("#secret-part", "signed with two secrets").await;
+    assert_eq!(browser.count("button:text-is('Rotate the secret')").await, 0);
+    browser.assert_accessible("rotation").await;
+    browser.click("button", "End the rotation").await;
+    browser.wait_text("#secret-part", "signed with one secret").await;
+
+    target.set(status(500)).await;
+    system.publish(&events(1..4)).await;
+    browser.wait_text("#state .badge", "Disabled").await;
+    browser.wait_text("#state", "3 calls held").await;
+    target.set(ok()).await;
+    let before = target.requests().len();
+    browser.click("radio", "Discard them").await;
+    browser.click("button", "Enable").await;
+    browser.wait_text("#result", "What was held is discarded.").await;
+    browser.wait_text("#state .badge", "Healthy").await;
+    browser.click("button", "Switch off").await;
+    browser.wait_text("#result", "It is off.").await;
+    browser.wait_text("#state .badge", "Off").await;
+    browser.assert_accessible("off").await;
+    browser.click("button", "Switch on").await;
+    browser.wait_text("#result", "It is on.").await;
+    browser.wait_text("#state .badge", "Healthy").await;
+    system.settings_count().await;
+    system.publish(&events(4..5)).await;
+    let came = target.wait_for(|requests| requests.len() > before, "what comes after it").await;
+    assert_eq!(ids(&came[before..]), numbered(4..5), "what was held is gone");
+    browser.assert_clean(&console.addr().to_string()).await;
+}
+
+#[tokio::test]
+async fn of_two_who_edit_at_once_the_second_is_told_and_nothing_is_overwritten() {
+    let webhooks = [webhook("wh", "ws", "https://hooks.example/", json!({"label": "Shared"}))];
+    let Some((system, console)) = start("10m", &webhooks).await else { return };
+    // Over two processes, as behind a proxy.
+    let other = system.console(&[]).await;
+    let (ann, dana) = tokio::join!(sign_in(&console, "editor"), sign_in(&other, "editor"));
+    for browser in [&ann, &dana] {
+        browser.click("link", "Shared").await;
+        browser.wait_text("h1", "Shared").await;
+    }
+    ann.fill("Label", "By Ann").await;
+    ann.click("button", "Save").await;
+    ann.wait_text("#settings-form", "Saved.").await;
+    dana.fill("Label", "By Dana").await;
+    dana.fill("Most calls a second", "7").await;
+    dana.click("button", "Save").await;
+    dana.wait_text("[role=alert]", "changed by ann@acme.example").await;
+    assert_eq!(dana.act("value", json!({"label": "Label"})).await, "By Dana", "what was typed stays");
+    dana.assert_accessible("conflict").await;
+
+    // Nor is anything deleted that was not seen.
+    dana.act("press_on", json!({"selector": "#remove ~ details summary"})).await;
+    dana.click("button", "Delete “Shared”").await;
+    dana.wait_text("#delete-result", "changed by").await;
+    let shown = console.get("/api/v1/webhooks/wh").await;
+    assert_eq!(
+        (&shown["label"], &shown["version"], &shown["max_per_second"]),
+        (&json!("By Ann"), &json!(2), &Value::Null)
+    );
 }

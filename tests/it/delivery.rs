@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bundlehook::io::{attempt_log::LoggedAttempt, clock};
-use bundlehook::model::ids::WebhookId;
 use serde_json::json;
 
 use crate::support::{
@@ -215,7 +214,7 @@ async fn every_attempt_is_in_the_topic_of_attempts_and_in_the_log_of_the_webhook
     assert_eq!(attempts[1]["failures"], 0);
     let answered = attempts[1]["response"]["headers"].as_array().expect("headers are a list");
     assert!(answered.contains(&json!(["x-request", "7"])));
-    let id = WebhookId::parse(&tenant.webhook_id("none")).expect("it is an id");
+    let id = tenant.tenure("none");
     let log = tenant.system.attempt_log().await;
     let mut logged = Vec::new();
     wait_until("the log to hold both", LIMIT, async || {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bundlehook::io::attempt_log::{AttemptLog, LoggedAttempt};
 use bundlehook::io::clock;
 use bundlehook::model::event::Skip;
-use bundlehook::model::ids::WebhookId;
-use bundlehook::model::statistics::{Day, DayCounts, LogEntry, Statistics};
+use bundlehook::model::ids::{WebhookId, WorkspaceId};
+use bundlehook::model::statistics::{Day, DayCounts, LogEntry, Statistics, Tenure};
 use bundlehook::model::time::Millis;
 use bundlehook::wire::attempt::AttemptRecord;
 use bundlehook::wire::skips::{SkipRecord, WebhookSkips};
@@ -17,8 +17,13 @@ use crate::support::{
     receiver, system, wait_until, webhook,
 };
 
-fn id(webhook: &str) -> WebhookId {
-    WebhookId::parse(webhook).expect("it is an id")
+/// A webhook of the workspace `ws`.
+fn id(webhook: &str) -> Tenure {
+    Tenure { webhook: WebhookId::parse(webhook).expect("it is an id"), workspace: workspace("ws") }
+}
+
+fn workspace(id: &str) -> WorkspaceId {
+    WorkspaceId::parse(id).expect("it is an id")
 }
 
 fn events(chats: usize, count: usize) -> Vec<serde_json::Value> {
@@ -338,7 +343,8 @@ async fn skips_that_were_published_but_not_committed_as_done_are_not_counted_aga
     let committed = committed(system.kafka.servers(), &group, &system.topic("message-events")).await;
     let metadata: Value = serde_json::from_str(&committed[0].metadata).expect("it is JSON");
     let skips = WebhookSkips {
-        webhook_id: id("wh"),
+        webhook_id: id("wh").webhook,
+        workspace_id: Some(workspace("ws")),
         day: Day::of(clock::now()),
         reasons: BTreeMap::from([(Skip::Attachments, 5)]),
     };
@@ -369,7 +375,7 @@ async fn what_a_former_owner_publishes_late_counts_too_and_what_is_lost_of_one_w
     system.wait_delivered().await;
 
     assert_eq!(wait_reflected(&system, &log, "wh").await.len(), 22);
-    let gone: i64 = system.redis.command(&["DEL", &format!("{{{}wh:wh}}:counts", system.prefix)]).await;
+    let gone: i64 = system.redis.command(&["DEL", &format!("{{{}wh:wh}}:counts:ws", system.prefix)]).await;
     assert_eq!(gone, 1);
     system.publish(&[event("ws", "c1", "latest")]).await;
     system.wait_delivered().await;

@@ -160,19 +160,23 @@ async fn an_email_that_may_have_been_sent_is_not_sent_again() {
 #[tokio::test]
 async fn emails_go_over_tls_with_a_login_to_a_server_that_is_trusted() {
     let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
-    let server = secure_mail_server().await;
-    let stranger = notify(&system, &server, &[]).await;
-    publish(&system, &notification(1, "ann@acme.example")).await;
-    wait_until("a failure", LIMIT, async || {
-        stranger.metric("bundlehook_mail_failures_total").await >= Some(1.0)
-    })
-    .await;
-    stranger.sigterm();
-    assert!(stranger.wait_exit(LIMIT).await.success());
-    assert!(server.mails().is_empty());
+    for (number, implicit) in [(1, false), (2, true)] {
+        let server = secure_mail_server(implicit).await;
+        let stranger = notify(&system, &server, &[]).await;
+        publish(&system, &notification(number, "ann@acme.example")).await;
+        wait_until("a failure", LIMIT, async || {
+            stranger.metric("bundlehook_mail_failures_total").await >= Some(1.0)
+        })
+        .await;
+        stranger.sigterm();
+        assert!(stranger.wait_exit(LIMIT).await.success());
+        assert!(server.mails().is_empty());
 
-    let certificate = server.certificate().to_string_lossy().into_owned();
-    let _trusting = notify(&system, &server, &[("BUNDLEHOOK_SMTP_CA_BUNDLE", &certificate)]).await;
-    let mails = server.wait_for(1).await;
-    assert_eq!((&mails[0]["tls"], &mails[0]["login"]), (&json!(true), &json!("ann")));
+        let certificate = server.certificate().to_string_lossy().into_owned();
+        let trusting = notify(&system, &server, &[("BUNDLEHOOK_SMTP_CA_BUNDLE", &certificate)]).await;
+        let mails = server.wait_for(1).await;
+        assert_eq!((&mails[0]["tls"], &mails[0]["login"]), (&json!(true), &json!("ann")));
+        trusting.sigterm();
+        assert!(trusting.wait_exit(LIMIT).await.success());
+    }
 }

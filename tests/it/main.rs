@@ -11,6 +11,7 @@ mod crashes;
 mod dead_letters;
 mod delivery;
 mod doctor;
+mod edits;
 mod failpoints;
 mod failures;
 mod hostile;

@@ -69,7 +69,7 @@ async fn one_delivery_is_sent_again_under_the_same_id_or_a_new_one() {
     system.wait_delivered().await;
     let id = posts[1].header("webhook-id").expect("a POST has an id");
     // Where the log is lost, the attempts in Kafka tell.
-    system.redis.command::<i64>(&["DEL", &format!("{{{}wh:wh}}:log", system.prefix)]).await;
+    system.redis.command::<i64>(&["DEL", &format!("{{{}wh:wh}}:log:ws", system.prefix)]).await;
 
     let request = "9b7a3f52-0a6b-4a39-8a0e-1f2e3d4c5b6a";
     for _ in 0..2 {

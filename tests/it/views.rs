@@ -7,8 +7,8 @@ use bundlehook::io::redis::views::{Item, Said, ViewKind, ViewSource, ViewStore};
 use bundlehook::io::{Redis, StoreError};
 use bundlehook::model::delivery::Outcome;
 use bundlehook::model::event::Skip;
-use bundlehook::model::ids::{BundleId, WebhookId};
-use bundlehook::model::statistics::{Day, LogEntry, Statistics};
+use bundlehook::model::ids::{BundleId, WebhookId, WorkspaceId};
+use bundlehook::model::statistics::{Day, LogEntry, Statistics, Tenure};
 use bundlehook::model::time::Millis;
 use uuid::Uuid;
 
@@ -24,8 +24,11 @@ async fn store(server: &support::Redis) -> ViewStore {
     ViewStore::new(Redis::connect(&settings).await.expect("the URL can be used"), "p.")
 }
 
-fn wh() -> WebhookId {
-    WebhookId::parse("wh").expect("it is an id")
+fn wh() -> Tenure {
+    Tenure {
+        webhook: WebhookId::parse("wh").expect("it is an id"),
+        workspace: WorkspaceId::parse("ws").expect("it is an id"),
+    }
 }
 
 /// An attempt whose record stands at an offset, made at a time.

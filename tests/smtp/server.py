@@ -1,10 +1,10 @@
 """A real SMTP server for the tests: aiosmtpd, which notes each message and answers as a file says.
 
-Usage: server.py PORT FOLDER [CERTIFICATE KEY]
+Usage: server.py PORT FOLDER [CERTIFICATE KEY [implicit]]
 
 Each message that came whole is a line of JSON in FOLDER/mails. FOLDER/mode says what is answered then: `ok` (or no file),
-`refuse` and `put-off` at the recipient, `hang` and `hang-up` once the text is there. With a certificate, STARTTLS and the
-login `ann` with the password `s3cret` are required.
+`refuse` and `put-off` at the recipient, `hang` and `hang-up` once the text is there. With a certificate, TLS and the login
+`ann` with the password `s3cret` are required: by STARTTLS, or with `implicit` from the first byte on.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class Handler:
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "text": envelope.content.decode(),
-            "tls": session.ssl is not None,
+            "tls": server.transport.get_extra_info("sslcontext") is not None,
             "login": getattr(session.auth_data, "login", b"").decode() if session.auth_data else None,
         }
         with (self.folder / "mails").open("a") as mails:
@@ -63,17 +63,22 @@ def log_in(server, session, envelope, mechanism, data):
 async def main():
     """Serves until it is killed."""
     port, folder, *certificate = sys.argv[1:]
-    options = {}
+    options, implicit = {}, None
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        options = {"tls_context": context, "require_starttls": True, "auth_required": True, "authenticator": log_in}
+        context.load_cert_chain(*certificate[:2])
+        options = {"auth_required": True, "authenticator": log_in}
+        if certificate[2:] == ["implicit"]:
+            implicit, options["auth_require_tls"] = context, False
+        else:
+            options |= {"tls_context": context, "require_starttls": True}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: SMTP(Handler(Path(folder)), hostname="localhost", enable_SMTPUTF8=True, loop=loop, **options),
         "127.0.0.1",
         int(port),
         reuse_address=True,
+        ssl=implicit,
     )
     await server.serve_forever()
 

@@ -9,11 +9,12 @@ use utoipa::IntoParams;
 use super::{
     extract::{Params, Problems},
     log::{Form, file},
+    plain::plain,
     shapes::ChangeShape,
     webhooks::Which,
 };
 use crate::{
-    commands::Change,
+    commands::{Change, MOST_CHANGES},
     console::{Console, Shared, identity::Caller, problem::Problem},
     model::ids::WebhookId,
 };
@@ -55,18 +56,20 @@ pub async fn list(
     if !(1..=1000).contains(&count) {
         return Err(Problem::invalid(format!("`count` is `{count}`, expected 1 to 1000")));
     }
-    let changes = console.changes(&caller, which.workspace_id, which.webhook_id.as_deref()).await?;
-    Ok(Json(changes.into_iter().take(count).map(Into::into).collect()))
+    let webhook = which.webhook_id.as_deref();
+    let changes = console.changes(&caller, which.workspace_id, webhook, count).await?;
+    Ok(Json(changes.into_iter().map(Into::into).collect()))
 }
 
-/// The change log as a file.
+/// The change log as a file: the 10,000 newest changes.
 #[utoipa::path(get, path = "/changes/download", params(ChangesDownload), responses((status = 200, content((Vec<ChangeShape> = "application/json"), (String = "text/plain; charset=utf-8"))), Problems))]
 pub async fn download(
     State(console): State<Shared>,
     caller: Caller,
     Params(which): Params<ChangesDownload>,
 ) -> Result<Response, Problem> {
-    let changes = console.changes(&caller, which.workspace_id, which.webhook_id.as_deref()).await?;
+    let webhook = which.webhook_id.as_deref();
+    let changes = console.changes(&caller, which.workspace_id, webhook, MOST_CHANGES).await?;
     if which.format == Some(Form::Text) {
         return Ok(file(readable(&changes), "text/plain; charset=utf-8", "changes.txt"));
     }
@@ -79,27 +82,30 @@ pub async fn download(
 pub fn readable(changes: &[Change]) -> String {
     let mut text = String::new();
     for change in changes {
-        let Change { at, by, what, label, webhook_id, fields, .. } = change;
+        let Change { at, what, webhook_id, fields, .. } = change;
+        let (by, label, webhook_id) = (plain(&change.by), plain(&change.label), plain(webhook_id.as_str()));
         // Writing to a string can't fail.
         let _ = writeln!(text, "{at}  {by}  {what}  {label} ({webhook_id})");
         for field in fields {
-            let _ = writeln!(text, "    {}: {} -> {}", field.field, field.from, field.to);
+            let (from, to) = (field.from.to_string(), field.to.to_string());
+            let _ = writeln!(text, "    {}: {} -> {}", plain(&field.field), plain(&from), plain(&to));
         }
     }
     if changes.is_empty() { "No changes yet.\n".to_owned() } else { text }
 }
 
 impl Console {
-    /// The changes that a caller may see.
+    /// The newest changes that a caller may see.
     pub(in crate::console) async fn changes(
         &self,
         caller: &Caller,
         workspace: Option<String>,
         webhook: Option<&str>,
+        count: usize,
     ) -> Result<Vec<Change>, Problem> {
         let workspace = Which { workspace_id: workspace }.workspace(caller)?;
         let webhook = webhook.map(WebhookId::parse).transpose();
         let webhook = webhook.map_err(|error| Problem::invalid(format!("`webhook_id` is {error}")))?;
-        Ok(self.commands.changes(workspace.as_ref(), webhook.as_ref()).await?)
+        Ok(self.changes.newest(workspace.as_ref(), webhook.as_ref(), count).await?)
     }
 }

@@ -9,11 +9,19 @@ use axum::{
 use futures_util::{Stream, stream::unfold};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use utoipa::IntoParams;
 
 use super::extract::{Params, Problems};
-use crate::console::{Shared, identity::Caller, live::What, problem::Problem};
+use crate::{
+    console::{
+        Believed, Shared,
+        identity::{Caller, unknown},
+        live::{LiveEvent, What},
+        problem::Problem,
+    },
+    model::ids::WebhookId,
+};
 
 /// A comment is sent so often where nothing happens, so that nobody takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -34,41 +42,83 @@ pub async fn events(
     caller: Caller,
     Params(of): Params<Of>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    Ok(stream(&console, caller, of.webhook_id))
+    let only = of.webhook_id.as_deref().map(WebhookId::parse).transpose();
+    let only = only.map_err(|error| Problem::invalid(format!("`webhook_id` is {error}")))?;
+    if let Some(id) = &only {
+        let workspace = console.commands.owner_workspace(id).await?;
+        if !workspace.is_some_and(|workspace| caller.sees(&workspace)) {
+            return Err(unknown(id));
+        }
+    }
+    let mut believed = console.believed.clone();
+    believed.mark_unchanged();
+    let following = Following {
+        happened: console.live.subscribe(),
+        believed,
+        was_theirs: only.is_some(),
+        console,
+        caller,
+        only,
+    };
+    let events = unfold(following, async |mut following| Some((Ok(following.next().await?), following)));
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 /// The events that a caller may see.
-pub fn stream(
-    console: &Shared,
+struct Following {
+    console: Shared,
+    happened: Receiver<LiveEvent>,
+    believed: Believed,
     caller: Caller,
-    only: Option<String>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
-    let console = console.clone();
-    let receiver = console.live.subscribe();
-    let events = unfold((receiver, console, caller, only), async |(mut receiver, console, caller, only)| {
+    only: Option<WebhookId>,
+    /// The one webhook that is meant was theirs when something last happened to it.
+    was_theirs: bool,
+}
+
+impl Following {
+    /// The next event. None once the caller is to show again who they are: their token has ended, or whom to believe has
+    /// changed.
+    async fn next(&mut self) -> Option<Event> {
         loop {
-            let event = match receiver.recv().await {
-                Ok(happened) => {
-                    let theirs = console.commands.workspace_of(&happened.webhook);
-                    let id = happened.webhook.as_str();
-                    // One that was just deleted is nobody's any more; its page is told by its id alone.
-                    let is_theirs = theirs.is_none_or(|workspace| caller.sees(&workspace));
-                    let is_meant = only.as_deref().is_none_or(|only| only == id);
-                    if !is_theirs
-                        || !is_meant
-                        || (only.is_none() && console.commands.workspace_of(&happened.webhook).is_none())
-                    {
-                        continue;
-                    }
-                    event(happened.what.as_str(), id)
+            let left = self.caller.time_left().unwrap_or(Duration::MAX);
+            let happened = tokio::select! {
+                happened = self.happened.recv() => happened,
+                () = tokio::time::sleep(left) => return None,
+                changed = self.believed.changed() => {
+                    changed.ok()?;
+                    return None;
                 }
-                Err(RecvError::Lagged(_)) => Event::default().event("missed").data("{}"),
-                Err(RecvError::Closed) => return None,
             };
-            return Some((Ok(event), (receiver, console, caller, only)));
+            match happened {
+                Ok(happened) if self.may_see(&happened.webhook).await => {
+                    return Some(event(happened.what.as_str(), happened.webhook.as_str()));
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return Some(Event::default().event("missed").data("{}")),
+                Err(RecvError::Closed) => return None,
+            }
         }
-    });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+    }
+
+    /// Whether an event of a webhook is for the caller. One that was deleted is nobody's any more: whoever looks at it alone
+    /// is told once. From then on its id may be somebody else's.
+    async fn may_see(&mut self, webhook: &WebhookId) -> bool {
+        let commands = &self.console.commands;
+        if self.only.is_none() {
+            return commands.workspace_of(webhook).is_some_and(|workspace| self.caller.sees(&workspace));
+        }
+        if self.only.as_ref() != Some(webhook) {
+            return false;
+        }
+        match commands.owner_workspace(webhook).await {
+            Ok(Some(workspace)) => {
+                self.was_theirs = self.caller.sees(&workspace);
+                self.was_theirs
+            }
+            Ok(None) => std::mem::take(&mut self.was_theirs),
+            Err(_) => false,
+        }
+    }
 }
 
 fn event(what: &str, id: &str) -> Event {

@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     extract::{Params, Problems, Theirs},
+    plain::{plain, plain_lines},
     shapes::{DayShape, LastAttemptShape, StatisticsShape},
 };
 use crate::{
@@ -146,20 +147,20 @@ fn write_attempt(text: &mut String, Logged { attempt, body }: &Logged) -> std::f
         attempt.outcome.as_str(),
     )?;
     if let Some(error) = &attempt.error {
-        writeln!(text, "{error}")?;
+        writeln!(text, "{}", plain(error))?;
     }
-    writeln!(text, "\n{} {}", attempt.request.method, attempt.request.url)?;
+    writeln!(text, "\n{} {}", attempt.request.method, plain(&attempt.request.url))?;
     for (name, value) in &attempt.request.headers {
-        writeln!(text, "{name}: {value}")?;
+        writeln!(text, "{}: {}", plain(name), plain(value))?;
     }
-    writeln!(text, "\n{}\n", body.as_deref().unwrap_or("(the body is no longer kept)"))?;
+    writeln!(text, "\n{}\n", plain_lines(body.as_deref().unwrap_or("(the body is no longer kept)")))?;
     if let Some(response) = &attempt.response {
         writeln!(text, "---- answered {}", response.status)?;
         for (name, value) in &response.headers {
-            writeln!(text, "{name}: {value}")?;
+            writeln!(text, "{}: {}", plain(name), plain(value))?;
         }
         let cut = if response.truncated { "\n(cut)" } else { "" };
-        writeln!(text, "\n{}{cut}\n", response.body)?;
+        writeln!(text, "\n{}{cut}\n", plain_lines(&response.body))?;
     }
     Ok(())
 }

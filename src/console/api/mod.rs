@@ -5,6 +5,7 @@ mod commands;
 mod events;
 mod extract;
 mod log;
+mod plain;
 mod shapes;
 mod webhooks;
 

@@ -9,7 +9,19 @@ function localTimes(root) {
     time.title = at.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
     time.textContent = clock.format(at);
   }
+  countDown();
 }
+
+// A time that is near is said by how far it is: "in 4 min".
+function countDown() {
+  for (const time of document.querySelectorAll("time[data-soon]")) {
+    const seconds = Math.round((new Date(time.dateTime) - Date.now()) / 1000);
+    const [count, unit] = seconds < 120 ? [seconds, "s"] : seconds < 7200 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
+    const said = seconds <= 0 ? "now" : `in ${Math.round(count)} ${unit}`;
+    if (time.textContent !== said) time.textContent = said;
+  }
+}
+setInterval(countDown, 1000);
 
 function follow() {
   const source = document.body.dataset.events;
@@ -20,7 +32,11 @@ function follow() {
   events.addEventListener("webhook", () => tell("live-webhook"));
   events.addEventListener("missed", () => { tell("live-attempt"); tell("live-webhook"); });
   let lost = false;
-  events.onerror = () => { lost = true; };
+  events.onerror = () => {
+    lost = true;
+    // It was refused: a look at the page leads to where one signs in, if the token has ended.
+    if (events.readyState === EventSource.CLOSED) tell("live-webhook");
+  };
   // What happened while nobody listened is looked up.
   events.onopen = () => {
     document.body.dataset.live = "on";

@@ -3,13 +3,14 @@
 use askama::Template;
 use axum::{
     Form,
-    extract::State,
-    response::{IntoResponse, Redirect, Response},
+    extract::{Query, State},
+    http::HeaderMap,
+    response::Response,
 };
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Visited, failed, refused, said, said_of_edit, show::path, written};
+use super::{Visited, failed, form::lead_to, refused, said, said_of_edit, show::path, written};
 use crate::{
     commands::{Held, Resend, Switched, What},
     console::{Shared, problem::Problem},
@@ -211,15 +212,27 @@ pub struct Based {
     version: Option<u64>,
 }
 
-pub async fn delete(State(console): State<Shared>, visited: Visited) -> Response {
+/// Deletes what the page shows. A browser without scripts says by the address which version that is.
+pub async fn delete(
+    State(console): State<Shared>,
+    visited: Visited,
+    Query(shown): Query<Based>,
+    headers: HeaderMap,
+    Form(sent): Form<Based>,
+) -> Response {
     let Visited { caller, id } = visited;
     let done = async {
         caller.must_edit()?;
         console.must_be_editable()?;
-        Ok::<_, Problem>(console.commands.by(&caller.name).delete(&id, None).await?)
+        let version = sent.version.or(shown.version);
+        let version = version.ok_or_else(|| {
+            Problem::invalid("`version` is missing, expected the one of the settings that are shown")
+        })?;
+        Ok::<_, Problem>(console.commands.by(&caller.name).delete(&id, Some(version)).await?)
     };
     match done.await {
-        Ok(()) => Redirect::to("/").into_response(),
+        Ok(()) => lead_to(&headers, "/"),
+        Err(problem) if headers.contains_key("hx-request") => refused(&problem),
         Err(problem) => failed(&problem),
     }
 }

@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{Frame, Visited, Visitor, failed, show::path, written};
+use super::{Frame, Visited, Visitor, failed, part_failed, show::path, webhook, written};
 use crate::{
     commands::{Patch, WebhookView},
     console::{Shared, identity::Caller, problem::Problem},
@@ -295,6 +295,7 @@ pub async fn update(
     let Visited { caller, id } = visited;
     let before = match console.commands.show(&id).await {
         Ok(view) => view,
+        Err(error) if headers.contains_key("hx-request") => return part_failed(&error.into()),
         Err(error) => return failed(&error.into()),
     };
     let saved = async {
@@ -304,7 +305,9 @@ pub async fn update(
         console.commands.by(&caller.name).update(&id, patch, Some(sent.version)).await?;
         Ok::<_, Problem>(console.commands.show(&id).await?)
     };
-    let (status, form) = match saved.await {
+    let saved = saved.await;
+    let (is_saved, by_script) = (saved.is_ok(), headers.contains_key("hx-request"));
+    let (status, form) = match saved {
         Ok(view) => {
             let mut form = SettingsForm::of(&view, true);
             form.done = Some("Saved. It counts for messages from about 5 seconds from now.".to_owned());
@@ -312,16 +315,21 @@ pub async fn update(
             (StatusCode::OK, form)
         }
         Err(problem) => {
-            let mut form = SettingsForm::of(&before, true).with(&sent).refused(&problem);
+            let editable = caller.edits() && console.editable;
+            let mut form = SettingsForm::of(&before, editable).with(&sent).refused(&problem);
             // Whoever saves again must have seen what is there now.
             form.version = sent.version;
             (StatusCode::UNPROCESSABLE_ENTITY, form)
         }
     };
-    if headers.contains_key("hx-request") {
-        return (status, written(&FormPart { form })).into_response();
+    match (by_script, is_saved) {
+        (true, _) => (status, written(&FormPart { form })).into_response(),
+        (false, true) => Redirect::to(&format!("/webhooks/{}", path(&id))).into_response(),
+        // Without scripts, what was typed stands in the page again.
+        (false, false) => {
+            (status, webhook::with_form(&console, &caller, &before, form).await).into_response()
+        }
     }
-    Redirect::to(&format!("/webhooks/{}", path(&id))).into_response()
 }
 
 #[cfg(test)]

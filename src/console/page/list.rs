@@ -6,7 +6,7 @@ use axum::{extract::State, response::Response};
 use super::{Frame, Visitor, failed, show::Hook, written};
 use crate::console::{Shared, identity::Caller, problem::Problem};
 
-/// So many changes are shown; all of them are in the download.
+/// So many changes are shown; more of them are in the download.
 const CHANGES: usize = 200;
 
 #[derive(Template)]
@@ -71,7 +71,7 @@ pub async fn rows(State(console): State<Shared>, Visitor(caller): Visitor) -> Re
 
 pub async fn changes(State(console): State<Shared>, Visitor(caller): Visitor) -> Response {
     let frame = Frame::new(&console, &caller);
-    let changes = match console.changes(&caller, None, None).await {
+    let changes = match console.changes(&caller, None, None, CHANGES).await {
         Ok(changes) => changes,
         Err(problem) => return failed(&problem),
     };
@@ -98,5 +98,5 @@ pub async fn changes(State(console): State<Shared>, Visitor(caller): Visitor) ->
             .map(|field| FieldRow { name: field.field, from: text(field.from), to: text(field.to) })
             .collect(),
     };
-    written(&ChangesPage { frame, changes: changes.into_iter().take(CHANGES).map(row).collect() })
+    written(&ChangesPage { frame, changes: changes.into_iter().map(row).collect() })
 }

@@ -4,6 +4,7 @@ mod actions;
 mod assets;
 mod form;
 mod list;
+mod mails;
 mod session;
 mod show;
 mod webhook;
@@ -26,6 +27,7 @@ pub(super) fn router() -> Router<Shared> {
         .route("/", get(list::page))
         .route("/list", get(list::rows))
         .route("/changes", get(list::changes))
+        .route("/mails", get(mails::page))
         .route("/check-url", post(form::check_url))
         .route("/webhooks", post(form::create))
         .route("/webhooks/new", get(form::new))
@@ -100,11 +102,18 @@ pub struct Frame {
     pub edits: bool,
     /// Settings are written here.
     pub editable: bool,
+    /// E-mails are shown here.
+    pub mails: bool,
 }
 
 impl Frame {
     pub fn new(console: &Shared, caller: &Caller) -> Self {
-        Self { name: caller.name.clone(), edits: caller.edits(), editable: console.editable }
+        Self {
+            name: caller.name.clone(),
+            edits: caller.edits(),
+            editable: console.editable,
+            mails: console.mails.is_some(),
+        }
     }
 }
 

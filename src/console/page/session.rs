@@ -1,11 +1,9 @@
 //! Signing in with a token, which then lives in a cookie, and signing out.
 
-use std::net::SocketAddr;
-
 use askama::Template;
 use axum::{
     Form,
-    extract::{ConnectInfo, Query, State},
+    extract::{Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
@@ -14,7 +12,8 @@ use serde::Deserialize;
 use super::written;
 use crate::console::{
     Console, Shared,
-    identity::{COOKIE, is_from_our_page},
+    client::Client,
+    identity::{COOKIE, is_from_one_of, is_from_our_page},
 };
 
 #[derive(Template)]
@@ -28,25 +27,31 @@ pub struct Token {
     token: Option<String>,
 }
 
-/// A link that signs in, or the page to do it.
+/// The page to sign in, or in `dev` a link that does it. Elsewhere a link does not: it would stay in histories and logs, and
+/// could sign somebody in as another.
 pub async fn link(
     State(console): State<Shared>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    client: Client,
     Query(Token { token }): Query<Token>,
 ) -> Response {
-    match token {
-        Some(token) => console.enter(&token, from),
+    match token.filter(|_| console.links) {
+        Some(token) => console.enter(&token, client),
         None => page(None, StatusCode::OK),
     }
 }
 
-/// A token from a form: of this page, or of a product that shows the console in a frame.
+/// A token from a form: of this page, or of the product, whose pages are named in the settings.
 pub async fn sign_in(
     State(console): State<Shared>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    client: Client,
+    headers: HeaderMap,
     Form(Token { token }): Form<Token>,
 ) -> Response {
-    console.enter(token.as_deref().unwrap_or_default().trim(), from)
+    if !is_from_our_page(&headers) && !is_from_one_of(&console.frame_ancestors, &headers) {
+        let problem = "The form does not come from a page of the console or of your product.";
+        return page(Some(problem.to_owned()), StatusCode::FORBIDDEN);
+    }
+    console.enter(token.as_deref().unwrap_or_default().trim(), client)
 }
 
 pub async fn sign_out(State(console): State<Shared>, headers: HeaderMap) -> Response {
@@ -61,8 +66,8 @@ fn page(problem: Option<String>, status: StatusCode) -> Response {
 }
 
 impl Console {
-    fn enter(&self, token: &str, from: SocketAddr) -> Response {
-        match self.sign_in(token, from) {
+    fn enter(&self, token: &str, client: Client) -> Response {
+        match self.sign_in(token, client) {
             // Only what can stand in a cookie is a token.
             Ok(_)
                 if token

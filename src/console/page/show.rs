@@ -38,6 +38,9 @@ pub struct Line {
     pub before: String,
     pub at: Option<String>,
     pub after: String,
+    /// A time that is near, counted down.
+    pub soon: Option<String>,
+    pub end: &'static str,
 }
 
 /// A webhook in words.
@@ -128,7 +131,8 @@ fn counts(deliveries: u64, failures: u64) -> String {
 }
 
 fn line(before: impl Into<String>, at: Option<&str>, after: impl Into<String>) -> Line {
-    Line { before: before.into(), at: at.map(str::to_owned), after: after.into() }
+    let at = at.map(str::to_owned);
+    Line { before: before.into(), at, after: after.into(), soon: None, end: "" }
 }
 
 fn explained(view: &WebhookView, rule: &WindowRule) -> Vec<Line> {
@@ -142,15 +146,14 @@ fn explained(view: &WebhookView, rule: &WindowRule) -> Vec<Line> {
     match (view.enabled, view.state) {
         (false, _) => lines.push(line("Its owner switched it off: nothing is collected or sent.", None, "")),
         (true, "tripped") => {
-            let failures =
-                format!(": {} of {TOLERATED} failures in a row that are tolerated.", view.failures);
-            lines.push(line("Failing since", view.since.as_deref(), failures));
+            let failures = format!(", {} of {TOLERATED} failures, next try", view.failures);
+            lines.push(Line {
+                soon: view.next_attempt_at.clone(),
+                end: ".",
+                ..line("Failing since", view.since.as_deref(), failures)
+            });
             lines.extend(failed.map(|failed| line(failed, None, "")));
-            lines.push(line(
-                "The next try is at",
-                view.next_attempt_at.as_deref(),
-                format!(". {}, in order.", waiting("waiting")),
-            ));
+            lines.push(line(format!("{}, in order.", waiting("waiting")), None, ""));
         }
         (true, "disabled") => {
             lines.push(line("Disabled after more than 10 failures in a row, at", view.since.as_deref(), "."));

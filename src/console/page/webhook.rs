@@ -12,8 +12,11 @@ use super::{
     show::{Attempt, Hook, path},
     written,
 };
-use crate::console::{Console, Shared, identity::Caller, problem::Problem};
-use crate::model::ids::WebhookId;
+use crate::{
+    commands::WebhookView,
+    console::{Console, Shared, identity::Caller, problem::Problem},
+    model::ids::WebhookId,
+};
 
 /// So many attempts are shown; 100 are in the download.
 const ATTEMPTS: usize = 10;
@@ -50,21 +53,37 @@ struct LogPart {
 
 pub async fn page(State(console): State<Shared>, visited: Visited) -> Response {
     let Visited { caller, id } = visited;
-    let shown = async {
-        let view = console.commands.show(&id).await?;
-        let attempts = console.attempts(&id).await?;
-        Ok::<_, Problem>((view, attempts))
-    };
-    let (view, attempts) = match shown.await {
-        Ok(shown) => shown,
+    match console.commands.show(&id).await {
+        Ok(view) => {
+            let form = SettingsForm::of(&view, caller.edits() && console.editable);
+            with_form(&console, &caller, &view, form).await
+        }
+        Err(error) => failed(&error.into()),
+    }
+}
+
+/// The page of a webhook with its form as it is given.
+pub async fn with_form(
+    console: &Shared,
+    caller: &Caller,
+    view: &WebhookView,
+    form: SettingsForm,
+) -> Response {
+    let attempts = match console.attempts(&view.webhook_id).await {
+        Ok(attempts) => attempts,
         Err(problem) => return failed(&problem),
     };
-    let frame = Frame::new(&console, &caller);
-    let editable = frame.edits && frame.editable;
-    let hook = Hook::new(&view, &console.rule, console.editable);
+    let frame = Frame::new(console, caller);
+    let hook = Hook::new(view, &console.rule, console.editable);
     written(&WebhookPage {
-        form: SettingsForm::of(&view, editable),
-        secret: Secret { path: path(&id), count: view.secrets, shown: None, version: None, problem: None },
+        form,
+        secret: Secret {
+            path: path(&view.webhook_id),
+            count: view.secrets,
+            shown: None,
+            version: None,
+            problem: None,
+        },
         sample: if hook.bundled { SAMPLE_BUNDLE } else { SAMPLE_SINGLE },
         frame,
         hook,

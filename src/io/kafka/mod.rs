@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod client;
 pub mod cursor;
+pub mod edits;
 pub mod embedded;
 pub mod follow;
 pub mod health_log;

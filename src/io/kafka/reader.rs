@@ -1,6 +1,10 @@
 //! Reading single records of one partition by their offsets, apart from any consumer group.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
@@ -8,6 +12,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::Headers,
 };
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::client::{LoggingContext, reading_config};
 use crate::{config::KafkaSettings, model::time::Millis};
@@ -16,6 +21,8 @@ use crate::{config::KafkaSettings, model::time::Millis};
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// Records that do not come within this time can't be read.
 const STALLED: Duration = Duration::from_secs(20);
+/// So many partitions are read at a time.
+const READERS: usize = 4;
 /// So many records that are not wanted are read over rather than jumped over.
 const READ_OVER: i64 = 200;
 
@@ -27,6 +34,43 @@ pub struct FoundRecord {
     pub at: Millis,
     pub headers: Vec<(String, Vec<u8>)>,
     pub value: Vec<u8>,
+}
+
+/// The records of a topic at partitions and offsets, as far as they are still there.
+///
+/// # Errors
+/// If the broker does not answer.
+pub async fn read_places(
+    settings: &KafkaSettings,
+    topic: &str,
+    places: impl Iterator<Item = (i32, i64)>,
+) -> Result<BTreeMap<(i32, i64), FoundRecord>, KafkaError> {
+    let mut partitions: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+    for (partition, offset) in places {
+        partitions.entry(partition).or_default().push(offset);
+    }
+    let mut found = BTreeMap::new();
+    let mut readers = JoinSet::new();
+    let permits = Arc::new(Semaphore::new(READERS));
+    for (partition, mut offsets) in partitions {
+        offsets.sort_unstable();
+        offsets.dedup();
+        let (settings, topic, permits) = (settings.clone(), topic.to_owned(), permits.clone());
+        readers.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let read = move || {
+                let records = RecordReader::new(&settings, &topic, partition)?.read(&offsets)?;
+                Ok::<_, KafkaError>((partition, records))
+            };
+            tokio::task::spawn_blocking(read).await
+        });
+    }
+    while let Some(read) = readers.join_next().await {
+        let (partition, records) =
+            read.and_then(std::convert::identity).map_err(|_| KafkaError::Canceled)??;
+        found.extend(records.into_iter().flatten().map(|record| ((partition, record.offset), record)));
+    }
+    Ok(found)
 }
 
 /// Reads records of one partition. Fast where the offsets rise from call to call.

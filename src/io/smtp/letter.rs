@@ -103,15 +103,12 @@ pub fn write(
     Ok(message)
 }
 
-/// An e-mail as it is shown where none are sent.
+/// An e-mail as it is shown where none are sent: to whom, its subject, its text.
 #[must_use]
-pub fn shown(mail: &Mail, console: Option<&Url>) -> String {
+pub fn parts(mail: &Mail, console: Option<&Url>) -> (String, String, String) {
     let words = words(mail, console);
     let text = TextPart(&words).render().unwrap_or_default();
-    let head = format!("To: {} <{}>\nSubject: {}", words.name, one_line(&mail.to.email), words.subject);
-    let line = |line: &str| format!("  | {line}").trim_end().to_owned();
-    let lines: Vec<String> = format!("{head}\n\n{text}").lines().map(line).collect();
-    format!("e-mail (shown, not sent):\n{}", lines.join("\n"))
+    (format!("{} <{}>", words.name, one_line(&mail.to.email)), words.subject, text)
 }
 
 #[derive(Clone)]
@@ -197,12 +194,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{ids::WebhookId, webhook::Owner};
+    use crate::model::{
+        ids::{WebhookId, WorkspaceId},
+        webhook::Owner,
+    };
 
     fn mail(kind: NoticeKind) -> Mail {
         Mail {
             id: Uuid::from_u128(0x3a4b_5c6d_7e8f_5a0b_9c1d_2e3f_4a5b_6c7d),
             kind,
+            workspace_id: WorkspaceId::parse("ws-acme").unwrap(),
             webhook_id: WebhookId::parse("wh/1 ü").unwrap(),
             to: Owner { full_name: "Amnon Haha".to_owned(), email: "amnon@acme.example".to_owned() },
             label: "CRM notes".to_owned(),

@@ -1,6 +1,7 @@
 //! E-mails: written, and handed over to an SMTP server.
 
 pub mod letter;
+pub mod outbox;
 mod session;
 
 use std::{io, path::Path, time::Duration};

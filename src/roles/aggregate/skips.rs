@@ -25,7 +25,13 @@ use crate::{
             windows::Applied,
         },
     },
-    model::{bundle::Source, event::Skip, ids::WebhookId, statistics::Day, time::Millis},
+    model::{
+        bundle::Source,
+        event::Skip,
+        ids::{WebhookId, WorkspaceId},
+        statistics::{Day, Tenure},
+        time::Millis,
+    },
     roles::{
         process::Process,
         reflecting::{HandOver, Items, Reflecting},
@@ -38,7 +44,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// So many rows are published at once, so that they fit into a record.
 const ROWS: usize = 1_000;
 
-type Counts = BTreeMap<(WebhookId, Day), BTreeMap<Skip, u64>>;
+type Counts = BTreeMap<(Tenure, Day), BTreeMap<Skip, u64>>;
 
 /// The skips of one partition.
 pub(super) struct Skips {
@@ -92,16 +98,25 @@ impl Skips {
     /// Counts what did not count of the records below an offset. What was counted before is passed over.
     pub fn count(&mut self, plan: &Plan, applied: &Applied, next: i64) {
         for skipped in &plan.skipped {
-            self.add(skipped.offset, skipped.arrived, skipped.reason, &skipped.webhooks);
+            let webhooks = skipped.webhooks.iter().map(|webhook| (webhook, &skipped.workspace));
+            self.add(skipped.offset, skipped.arrived, skipped.reason, webhooks);
         }
         for (message, _) in plan.at_once.iter().zip(&applied.repeats).filter(|(_, repeat)| **repeat) {
-            let webhooks = message.bundles.iter().map(|bundle| &bundle.head.webhook_id);
+            let heads = message.bundles.iter().map(|bundle| &bundle.head);
+            let webhooks = heads.map(|head| (&head.webhook_id, &head.workspace_id));
             self.add(message.offset, message.arrived, Skip::Duplicate, webhooks);
         }
         if !applied.duplicates.is_empty() {
-            let messages: Vec<_> = plan.windows.values().flat_map(|window| &window.messages).collect();
-            for message in applied.duplicates.iter().filter_map(|index| messages.get(*index)) {
-                self.add(message.offset, message.arrived, Skip::Duplicate, &*message.webhooks);
+            let messages = plan.windows.iter().flat_map(|(key, window)| {
+                let workspace = WorkspaceId::parse(&key.workspace).ok();
+                window.messages.iter().map(move |message| (workspace.clone(), message))
+            });
+            let messages: Vec<_> = messages.collect();
+            for (workspace, message) in applied.duplicates.iter().filter_map(|index| messages.get(*index)) {
+                // That of an event is checked when it is decoded.
+                let Some(workspace) = workspace else { continue };
+                let webhooks = message.webhooks.iter().map(|webhook| (webhook, workspace));
+                self.add(message.offset, message.arrived, Skip::Duplicate, webhooks);
             }
         }
         self.counted = self.counted.max(next);
@@ -115,14 +130,15 @@ impl Skips {
         offset: i64,
         arrived: Millis,
         reason: Skip,
-        webhooks: impl IntoIterator<Item = &'w WebhookId>,
+        webhooks: impl IntoIterator<Item = (&'w WebhookId, &'w WorkspaceId)>,
     ) {
         if offset < self.counted {
             return;
         }
         self.since.get_or_insert_with(Instant::now);
-        for webhook in webhooks {
-            let reasons = self.counts.entry((webhook.clone(), Day::of(arrived))).or_default();
+        for (webhook, workspace) in webhooks {
+            let tenure = Tenure { webhook: webhook.clone(), workspace: workspace.clone() };
+            let reasons = self.counts.entry((tenure, Day::of(arrived))).or_default();
             *reasons.entry(reason).or_default() += 1;
         }
     }
@@ -141,8 +157,12 @@ impl Skips {
         }
         self.since = None;
         let skips = std::mem::take(&mut self.counts);
-        let skips =
-            skips.into_iter().map(|((webhook_id, day), reasons)| WebhookSkips { webhook_id, day, reasons });
+        let skips = skips.into_iter().map(|((tenure, day), reasons)| WebhookSkips {
+            webhook_id: tenure.webhook,
+            workspace_id: Some(tenure.workspace),
+            day,
+            reasons,
+        });
         let Source { topic_id, partition } = self.source.clone();
         let record = SkipRecord::new(topic_id, partition, (self.done, self.counted), skips.collect());
         let (key, acks) = (partition.to_string(), AckGroup::waking(wake));
@@ -192,12 +212,14 @@ fn read(_: i32, offset: i64, value: &[u8]) -> Items {
 
 fn items(offset: i64, record: &SkipRecord) -> Items {
     let of_webhook = |skips: &WebhookSkips| {
-        let (webhook, day) = (skips.webhook_id.clone(), skips.day);
+        let (webhook, day) = (&skips.webhook_id, skips.day);
+        let tenure =
+            skips.workspace_id.clone().map(|workspace| Tenure { webhook: webhook.clone(), workspace });
         let reasons: Vec<_> = skips.reasons.iter().map(|(reason, count)| (*reason, *count)).collect();
         let item = move |(reason, count)| {
-            (webhook.clone(), Item { offset, said: Said::Skipped(day, reason, count) })
+            Some((tenure.clone()?, Item { offset, said: Said::Skipped(day, reason, count) }))
         };
-        reasons.into_iter().map(item)
+        reasons.into_iter().filter_map(item)
     };
     record.skips.iter().flat_map(of_webhook).collect()
 }

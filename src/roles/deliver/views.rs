@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     io::redis::views::{Item, Said, ViewKind, ViewSource},
+    model::statistics::Tenure,
     roles::{
         process::Process,
         reflecting::{HandOver, Items, Reflecting},
@@ -51,6 +52,7 @@ fn read(partition: i32, offset: i64, value: &[u8]) -> Items {
 
 fn items(partition: i32, offset: i64, record: &AttemptRecord) -> Items {
     let entry = log_entry::of_record(record, partition, offset);
-    let item = |entry| (record.webhook_id.clone(), Item { offset, said: Said::Attempted(entry) });
+    let tenure = Tenure { webhook: record.webhook_id.clone(), workspace: record.workspace_id.clone() };
+    let item = |entry| (tenure, Item { offset, said: Said::Attempted(entry) });
     entry.map(item).into_iter().collect()
 }

@@ -9,7 +9,7 @@ use crate::{
     config::{MailSettings, SmtpUrl, StartFrom},
     io::{
         kafka::intake::{Intake, IntakeOptions},
-        smtp::SmtpClient,
+        smtp::{SmtpClient, outbox::Outbox},
     },
 };
 
@@ -25,11 +25,12 @@ struct Notify {
 /// Where e-mails go.
 enum Outlet {
     Smtp(SmtpClient),
-    /// They are only shown.
-    Terminal,
+    /// They are only shown: on standard output and in the console.
+    Shown(Outbox),
 }
 
-/// Starts the role. It runs until the intake is stopped. Without a server e-mails are shown on standard output.
+/// Starts the role. It runs until the intake is stopped. Without a server e-mails are shown on standard output,
+/// and kept in the outbox.
 ///
 /// # Errors
 /// If Kafka or TLS refuse what the role begins with.
@@ -37,6 +38,7 @@ pub async fn start(
     process: &Process,
     settings: MailSettings,
     server: Option<SmtpUrl>,
+    outbox: &Outbox,
     from: Option<StartFrom>,
 ) -> anyhow::Result<Intake> {
     if !process.embedded {
@@ -50,7 +52,7 @@ pub async fn start(
             }
             Outlet::Smtp(client)
         }
-        None => Outlet::Terminal,
+        None => Outlet::Shown(outbox.clone()),
     };
     let options = IntakeOptions {
         topic: process.topics.notifications.clone(),

@@ -161,8 +161,8 @@ impl Worker<'_> {
         };
         let client = match &self.notify.outlet {
             Outlet::Smtp(client) => client,
-            Outlet::Terminal => {
-                println!("{}", letter::shown(mail, console));
+            Outlet::Shown(outbox) => {
+                println!("{}", outbox.put(mail, console, clock::now()));
                 return Ok(Sent::Yes);
             }
         };

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::commands::{events, start};
-use crate::support::{LIMIT, ok, receiver, token};
+use crate::support::{LIMIT, claims, ok, receiver, signed, token};
 
 #[tokio::test]
 async fn attempts_and_changes_are_told_to_those_whose_they_are() {
@@ -29,4 +29,21 @@ async fn attempts_and_changes_are_told_to_those_whose_they_are() {
     system.settings(&[other]).await;
     let text = told.wait_for("wh-other").await;
     assert!(!text.contains(r#""wh""#), "{text}");
+}
+
+/// Clocks may differ by 30 s, so this token is good for some seconds more.
+#[tokio::test]
+async fn the_stream_ends_with_the_token_and_is_not_there_for_others() {
+    let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
+    let console = system.console(&[]).await;
+    let mut claims = claims("ws", "viewer");
+    claims["exp"] = json!(bundlehook::io::clock::now().0 / 1000 - 15);
+    let stream = signed(&claims);
+    let told = console.listen(&stream).await;
+    // Without an end there would be a comment now and then for ever.
+    tokio::time::timeout(LIMIT, told.to_its_end()).await.expect("it ends");
+    let path = "/api/v1/events?webhook_id=wh";
+    for (of, expected) in [(signed(&claims), 401), (token("other", "editor"), 404)] {
+        assert_eq!(console.call("GET", path, &of, &json!(null)).await.status, expected);
+    }
 }

@@ -67,6 +67,10 @@ async fn a_webhook_is_created_changed_and_deleted_and_the_change_log_says_by_who
     let again = call("POST", &format!("{path}/rotate-secret"), json!({"version": 3})).await.json();
     assert_eq!((&rotated["secrets"], &again["secrets"]), (&json!(1), &json!(2)));
     assert_ne!(rotated["secret"], again["secret"]);
+    // The receiver may know the elder one alone.
+    let third = call("POST", &format!("{path}/rotate-secret"), json!({})).await;
+    assert_eq!((third.status, &third.json()["title"]), (409, &json!("Not possible now")));
+    assert!(third.text().contains("a rotation is going on; end it"), "{}", third.text());
     let record = system.records("webhook-settings").await.pop().expect("there are some");
     let stored = bundlehook::wire::settings::decode(record.text().as_bytes()).expect("it is usable");
     let opened = keys.unseal(&stored).expect("it opens");
@@ -144,6 +148,41 @@ async fn wrong_values_are_named_with_what_is_expected() {
             (status, Some("application/problem+json"))
         );
     }
+}
+
+#[tokio::test]
+async fn webhooks_that_are_created_in_the_same_moment_stay_within_the_limit() {
+    let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
+    let most = [("BUNDLEHOOK_MAX_WEBHOOKS", "3")];
+    let consoles = (system.console(&most).await, system.console(&most).await);
+    let editor = token("ws", "editor");
+    let new = json!({"url": "https://h.example/"});
+    let create = |console| Console::call(console, "POST", "/api/v1/webhooks", &editor, &new);
+    for _ in 0..3 {
+        let (one, other) = (&consoles.0, &consoles.1);
+        let created =
+            tokio::join!(create(one), create(other), create(one), create(other), create(one), create(other));
+        for answered in <[_; 6]>::from(created) {
+            assert!(matches!(answered.status, 201 | 409), "{}", answered.text());
+        }
+        let webhooks = one.get("/api/v1/webhooks").await;
+        assert!(webhooks.as_array().is_some_and(|webhooks| webhooks.len() <= 3), "{webhooks}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_is_sent_again_to_its_end_even_if_whoever_asked_is_gone() {
+    let target = receiver(ok());
+    let Some(system) = start(&target, json!({}), "1s").await else { return };
+    let console = system.console(&[]).await;
+    system.publish(&events(0..20)).await;
+    target.wait_for(|requests| requests.len() == 20, "all messages").await;
+    system.wait_delivered().await;
+
+    let body = json!({"from": "2021-02-24T16:00:00Z", "new_id": true});
+    console.ask_and_leave("POST", "/api/v1/webhooks/wh/resend", &token("ws", "editor"), &body).await;
+
+    target.wait_for(|requests| requests.len() == 40, "all of them again").await;
 }
 
 /// A page holds all fields of its form. If it were told of a version that it does not show, its next save would undo what

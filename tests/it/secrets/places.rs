@@ -77,7 +77,7 @@ impl Written {
 
     pub async fn redis(&mut self, system: &System) {
         let keys: Vec<String> = system.redis.command(&["KEYS", "*"]).await;
-        assert!(keys.iter().any(|key| key.ends_with(":log")), "{keys:?}");
+        assert!(keys.iter().any(|key| key.ends_with(":log:ws")), "{keys:?}");
         for key in &keys {
             let dump: Vec<u8> = match &*system.redis.command::<String>(&["TYPE", key]).await {
                 "list" => {

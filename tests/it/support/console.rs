@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use sha2::Digest as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{HeldPort, Process, System, children};
@@ -66,13 +67,18 @@ impl Answered {
 /// The open stream of events.
 pub struct Events {
     told: Arc<Mutex<String>>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Events {
     /// What was told so far.
     pub fn text(&self) -> String {
         self.told.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until nothing more can be told.
+    pub async fn to_its_end(self) {
+        self.task.await.expect("it is not ended from outside");
     }
 
     /// Waits until something is told that holds a text, and returns everything.
@@ -167,6 +173,21 @@ impl Console {
         self.send(method, path, &headers, body).await
     }
 
+    /// Sends a request with a token and a JSON body, and hangs up before the answer comes.
+    pub async fn ask_and_leave(&self, method: &str, path: &str, token: &str, body: &Value) {
+        let mut stream = tokio::net::TcpStream::connect(self.addr()).await.expect("the console listens");
+        let (host, body) = (self.addr(), body.to_string());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.expect("it is taken");
+        // What was asked has begun by the time that something asked later is answered.
+        assert_eq!(self.call("GET", "/api/v1/openapi.json", "", &Value::Null).await.status, 200);
+        stream.shutdown().await.expect("it can be closed");
+    }
+
     /// Sends a request.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, String)], body: String) -> Answered {
         let socket = tokio::net::TcpSocket::new_v4().expect("there are sockets");
@@ -211,7 +232,7 @@ impl Console {
                 noted.lock().expect("no holder panics").push_str(text);
             }
         });
-        Events { told, _task: AbortOnDropHandle::new(task) }
+        Events { told, task: AbortOnDropHandle::new(task) }
     }
 
     /// GETs something as an editor of `ws`; it must be there.

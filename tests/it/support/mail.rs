@@ -13,6 +13,8 @@ pub struct MailServer {
     port: HeldPort,
     folder: PathBuf,
     certificate: Option<(PathBuf, PathBuf)>,
+    /// TLS begins with the first byte.
+    implicit: bool,
     child: Option<Child>,
 }
 
@@ -22,21 +24,23 @@ pub async fn mail_server() -> MailServer {
         port: HeldPort::new(),
         folder: children::folder("mail"),
         certificate: None,
+        implicit: false,
         child: None,
     };
     server.start().await;
     server
 }
 
-/// Starts one that wants STARTTLS, with a fresh certificate of its own, and the login `ann` with `s3cret`.
-pub async fn secure_mail_server() -> MailServer {
+/// Starts one that wants STARTTLS, or TLS from the first byte on, with a fresh certificate of its own, and the login `ann`
+/// with `s3cret`.
+pub async fn secure_mail_server(implicit: bool) -> MailServer {
     let folder = children::folder("mail");
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("the name is valid");
     let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
     fs::write(&certificate, made.cert.pem()).expect("the rig's folder can be written");
     fs::write(&key, made.signing_key.serialize_pem()).expect("the rig's folder can be written");
     let certificate = Some((certificate, key));
-    let mut server = MailServer { port: HeldPort::new(), folder, certificate, child: None };
+    let mut server = MailServer { port: HeldPort::new(), folder, certificate, implicit, child: None };
     server.start().await;
     server
 }
@@ -49,6 +53,9 @@ impl MailServer {
         command.arg(root.join("tests/smtp/server.py")).arg(self.port.number().to_string()).arg(&self.folder);
         if let Some((certificate, key)) = &self.certificate {
             command.arg(certificate).arg(key);
+            if self.implicit {
+                command.arg("implicit");
+            }
         }
         self.child = Some(children::spawn(command, &self.folder.join("log")));
         let addr = self.port.addr();
@@ -72,10 +79,12 @@ impl MailServer {
 
     /// The setting that leads to it.
     pub fn url(&self) -> String {
-        match &self.certificate {
-            None => format!("smtp://127.0.0.1:{}?tls=none", self.port.number()),
-            Some(_) => format!("smtp://ann:s3cret@localhost:{}", self.port.number()),
+        let port = self.port.number();
+        if self.certificate.is_none() {
+            return format!("smtp://127.0.0.1:{port}?tls=none");
         }
+        let scheme = if self.implicit { "smtps" } else { "smtp" };
+        format!("{scheme}://ann:s3cret@localhost:{port}")
     }
 
     /// The certificate that it must be trusted by.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bundlehook::config::{KafkaSettings, RedisSettings, RedisTls};
 use bundlehook::io::{attempt_log::AttemptLog, clock};
+use bundlehook::model::ids::{WebhookId, WorkspaceId};
+use bundlehook::model::statistics::Tenure;
 use serde_json::{Value, json};
 
 use super::{
@@ -460,6 +462,14 @@ impl Tenant {
     /// Id of the webhook of a granularity.
     pub fn webhook_id(&self, granularity: &str) -> String {
         format!("{}-{granularity}", self.workspace)
+    }
+
+    /// Whose log that webhook has.
+    pub fn tenure(&self, granularity: &str) -> Tenure {
+        Tenure {
+            webhook: WebhookId::parse(&self.webhook_id(granularity)).expect("it is an id"),
+            workspace: WorkspaceId::parse(&self.workspace).expect("it is an id"),
+        }
     }
 
     /// Settings of the webhook of a granularity, changed by what is in `more`.

@@ -3,8 +3,8 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{wh:ID}:counts` | by `attempts/PARTITION` and `skips/PARTITION`: incarnation, reflected offset and counts by day; by `…/last` the last attempt that was answered |
-//! | `{wh:ID}:log` | the last attempts (`wire::log_entry`), by the time at which they began |
+//! | `{wh:ID}:counts:WORKSPACE` | by `attempts/PARTITION` and `skips/PARTITION`: incarnation, reflected offset and counts by day; by `…/last` the last attempt that was answered |
+//! | `{wh:ID}:log:WORKSPACE` | the last attempts (`wire::log_entry`), by the time at which they began |
 //! | `{attempts:PARTITION}:views`, `{skips:PARTITION}:views` | version, incarnation and reflected offset of all views of that partition |
 
 use std::{collections::HashMap, fmt};
@@ -15,15 +15,14 @@ use super::{Redis, StoreError};
 use crate::{
     model::{
         event::Skip,
-        ids::WebhookId,
-        statistics::{DAY_MS, DAYS, Day, LOGGED, LogEntry, Statistics},
+        statistics::{DAY_MS, DAYS, Day, LOGGED, LogEntry, Statistics, Tenure},
         time::Millis,
     },
     wire::log_entry,
 };
 
 /// Version of everything here.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Views of a webhook of which nothing comes any more go after so many milliseconds.
 const LIFE_MS: i64 = (DAYS + 2) * DAY_MS;
 /// Names of what is counted; a skip is counted by its reason.
@@ -118,12 +117,12 @@ impl ViewStore {
         format!("{{{}{}:{}}}:views", self.prefix, source.kind.as_str(), source.partition)
     }
 
-    fn counts_key(&self, webhook: &WebhookId) -> String {
-        format!("{{{}wh:{webhook}}}:counts", self.prefix)
+    fn counts_key(&self, Tenure { webhook, workspace }: &Tenure) -> String {
+        format!("{{{}wh:{webhook}}}:counts:{workspace}", self.prefix)
     }
 
-    fn log_key(&self, webhook: &WebhookId) -> String {
-        format!("{{{}wh:{webhook}}}:log", self.prefix)
+    fn log_key(&self, Tenure { webhook, workspace }: &Tenure) -> String {
+        format!("{{{}wh:{webhook}}}:log:{workspace}", self.prefix)
     }
 
     /// How far the views of a partition are; none if they are gone, or of another release.
@@ -175,7 +174,7 @@ impl ViewStore {
         &self,
         source: ViewSource,
         incarnation: i64,
-        webhook: &WebhookId,
+        webhook: &Tenure,
         items: &[Item],
         reflects: i64,
         now: Millis,
@@ -211,7 +210,7 @@ impl ViewStore {
     /// [`StoreError::Damaged`] if an entry can't be read.
     pub async fn recent(
         &self,
-        webhook: &WebhookId,
+        webhook: &Tenure,
         most: usize,
         now: Millis,
     ) -> Result<Vec<LogEntry>, StoreError> {
@@ -230,7 +229,7 @@ impl ViewStore {
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if it can't be read.
-    pub async fn statistics(&self, webhook: &WebhookId, now: Millis) -> Result<Statistics, StoreError> {
+    pub async fn statistics(&self, webhook: &Tenure, now: Millis) -> Result<Statistics, StoreError> {
         let mut command = redis::cmd("HGETALL");
         command.arg(self.counts_key(webhook));
         let fields: HashMap<String, Vec<u8>> = self.redis.command(&command).await?;
