@@ -61,6 +61,10 @@ lint: setup ## check the format, clippy and the import rule
 	@cargo clippy --all-targets -- -D warnings
 	@cargo test --test layering
 
+.PHONY: check-deploy
+check-deploy: setup ## check what is in deploy/: manifests, alerts, dashboard, Dockerfile, compose file
+	@deploy/check
+
 .PHONY: bench-isolation
 bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes
 	@cargo bench --bench isolation -- $(ARGS)
