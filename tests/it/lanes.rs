@@ -44,7 +44,7 @@ async fn next_gate(
     let (gate, released) = gate();
     endpoint.set(gate).await;
     former.cancel();
-    let is_so = || async { system.deliver.sum(IN_FLIGHT).await == requests as f64 };
+    let is_so = || async { system.deliver.sum(IN_FLIGHT).await as usize == requests };
     wait_until(&format!("{requests} requests in flight"), Duration::from_mins(1), is_so).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(is_so().await, "not {requests}, but {} in flight", system.deliver.sum(IN_FLIGHT).await);

@@ -89,7 +89,7 @@ async fn a_wrong_authority_password_or_certificate_and_plain_text_are_refused_by
     let secure = SecureRedis::start().await;
     let stranger = Authority::new();
     let (bundle, forged) = (stranger.bundle(), stranger.identity("bundlehook"));
-    let rows: [(&str, Vec<(&str, String)>, &str); 6] = [
+    let rows = [
         (
             "another authority",
             vec![("BUNDLEHOOK_REDIS_CA_BUNDLE", text(&bundle).to_owned())],

@@ -43,14 +43,17 @@ struct Finder {
 
 enum Source {
     Address(Url),
-    Sentinels {
-        sentinels: Vec<Url>,
-        /// The name under which they know the master.
-        service: String,
-        login: Url,
-        /// Knows them from the last time; none if there was trouble since.
-        client: Option<SentinelClient>,
-    },
+    Sentinels(Box<Sentinels>),
+}
+
+struct Sentinels {
+    urls: Vec<Url>,
+    /// The name under which they know the master.
+    service: String,
+    /// How to log in to it.
+    login: Url,
+    /// Knows them from the last time; none if there was trouble since.
+    client: Option<SentinelClient>,
 }
 
 impl Master {
@@ -62,9 +65,9 @@ impl Master {
 
     /// The server that sentinels know as the master under a name. `login` says how to log in to it.
     #[must_use]
-    pub fn named(sentinels: Vec<Url>, service: &str, login: &Url, timeout: Duration, tls: &RedisTls) -> Self {
-        let (service, login) = (service.to_owned(), login.clone());
-        Self::new(Source::Sentinels { sentinels, service, login, client: None }, timeout, tls)
+    pub fn named(urls: Vec<Url>, service: &str, login: &Url, timeout: Duration, tls: &RedisTls) -> Self {
+        let sentinels = Sentinels { urls, service: service.to_owned(), login: login.clone(), client: None };
+        Self::new(Source::Sentinels(Box::new(sentinels)), timeout, tls)
     }
 
     fn new(source: Source, timeout: Duration, tls: &RedisTls) -> Self {
@@ -121,54 +124,58 @@ impl Source {
                 };
                 client.get_multiplexed_async_connection_with_config(&limits).await
             }
-            Self::Sentinels { sentinels, service, login, client } => {
-                let mut known = match client.take() {
-                    Some(known) => known,
-                    None => sentinel_client(sentinels, service, login, tls)?,
-                };
-                let connection = known.get_async_connection_with_config(&limits).await?;
-                *client = Some(known);
-                Ok(connection)
-            }
+            Self::Sentinels(sentinels) => sentinels.connect(&limits, tls).await,
         }
     }
 }
 
-/// A client that asks sentinels for the master. All have the same login.
-fn sentinel_client(
-    sentinels: &[Url],
-    service: &str,
-    login: &Url,
-    tls: &RedisTls,
-) -> Result<SentinelClient, RedisError> {
-    let infos = sentinels.iter().map(|url| url.clone().into_connection_info());
-    let infos: Vec<ConnectionInfo> = infos.collect::<Result<_, _>>()?;
-    let addresses: Vec<ConnectionAddr> = infos.iter().map(|info| info.addr().clone()).collect();
-    let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?;
-    if let Some(settings) = infos.first().map(ConnectionInfo::redis_settings) {
+impl Sentinels {
+    async fn connect(
+        &mut self,
+        limits: &AsyncConnectionConfig,
+        tls: &RedisTls,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => self.build(tls)?,
+        };
+        let connection = client.get_async_connection_with_config(limits).await?;
+        self.client = Some(client);
+        Ok(connection)
+    }
+
+    /// A client that asks them for the master. All have the same login.
+    fn build(&self, tls: &RedisTls) -> Result<SentinelClient, RedisError> {
+        let Self { urls, service, login, .. } = self;
+        let infos = urls.iter().map(|url| url.clone().into_connection_info());
+        let infos: Vec<ConnectionInfo> = infos.collect::<Result<_, _>>()?;
+        let addresses: Vec<ConnectionAddr> = infos.iter().map(|info| info.addr().clone()).collect();
+        let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?;
+        if let Some(settings) = infos.first().map(ConnectionInfo::redis_settings) {
+            if let Some(username) = settings.username() {
+                builder = builder.set_client_to_sentinel_username(username);
+            }
+            if let Some(password) = settings.password() {
+                builder = builder.set_client_to_sentinel_password(password);
+            }
+        }
+        let info = login.clone().into_connection_info()?;
+        let settings = info.redis_settings();
+        builder = builder.set_client_to_redis_db(settings.db());
         if let Some(username) = settings.username() {
-            builder = builder.set_client_to_sentinel_username(username);
+            builder = builder.set_client_to_redis_username(username);
         }
         if let Some(password) = settings.password() {
-            builder = builder.set_client_to_sentinel_password(password);
+            builder = builder.set_client_to_redis_password(password);
         }
+        if tls::is_used(login) {
+            let certificates = tls::certificates(tls)?;
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_certificates(certificates);
+        }
+        builder.build()
     }
-    let info = login.clone().into_connection_info()?;
-    let settings = info.redis_settings();
-    builder = builder.set_client_to_redis_db(settings.db());
-    if let Some(username) = settings.username() {
-        builder = builder.set_client_to_redis_username(username);
-    }
-    if let Some(password) = settings.password() {
-        builder = builder.set_client_to_redis_password(password);
-    }
-    if tls::is_used(login) {
-        let certificates = tls::certificates(tls)?;
-        builder = builder
-            .set_client_to_redis_tls_mode(TlsMode::Secure)
-            .set_client_to_redis_certificates(certificates.clone())
-            .set_client_to_sentinel_tls_mode(TlsMode::Secure)
-            .set_client_to_sentinel_certificates(certificates);
-    }
-    builder.build()
 }

@@ -41,7 +41,7 @@ async fn the_stream_ends_with_the_token_and_is_not_there_for_others() {
     let stream = signed(&claims);
     let told = console.listen(&stream).await;
     // Without an end there would be a comment now and then for ever.
-    tokio::time::timeout(LIMIT, told.to_its_end()).await.expect("it ends");
+    tokio::time::timeout(LIMIT, told.ended()).await.expect("it ends");
     let path = "/api/v1/events?webhook_id=wh";
     for (of, expected) in [(signed(&claims), 401), (token("other", "editor"), 404)] {
         assert_eq!(console.call("GET", path, &of, &json!(null)).await.status, expected);

@@ -77,7 +77,7 @@ impl Events {
     }
 
     /// Waits until nothing more can be told.
-    pub async fn to_its_end(self) {
+    pub async fn ended(self) {
         self.task.await.expect("it is not ended from outside");
     }
 
