@@ -10,6 +10,7 @@ mod console;
 mod crashes;
 mod dead_letters;
 mod delivery;
+mod discards;
 mod doctor;
 mod failpoints;
 mod failures;
