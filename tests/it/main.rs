@@ -40,3 +40,4 @@ mod tools;
 mod topologies;
 mod trouble;
 mod views;
+mod windows;
