@@ -28,6 +28,7 @@ mod parking;
 mod partitions;
 mod queue;
 mod requests;
+mod revocations;
 mod rig;
 mod schemas;
 mod secrets;
