@@ -65,6 +65,10 @@ lint: setup ## check the format, clippy and the import rule
 bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes
 	@cargo bench --bench isolation -- $(ARGS)
 
+.PHONY: bench-rebuild
+bench-rebuild: setup ## measure how fast windows are built up again that Redis lost, in about 2 minutes
+	@cargo bench --bench rebuild -- $(ARGS)
+
 .PHONY: services
 services: setup ## start Apache Kafka and Redis on free ports, and print the lines to export
 	@$(LOCAL)/services up
