@@ -26,9 +26,9 @@ pub(super) struct Rebuild {
 impl Rebuild {
     /// Begins to tell of a stretch; none if there is nothing to read again.
     pub fn begin(process: &Process, role: &'static str, partition: i32, from: i64, to: i64) -> Option<Self> {
-        let stretch = Stretch::new(from, to)?;
         let remaining = process.metrics.rebuild_remaining.with_label_values(&[role, &partition.to_string()]);
-        remaining.set(to - from);
+        remaining.set((to - from).max(0));
+        let stretch = Stretch::new(from, to)?;
         let done = process.metrics.rebuild_records.with_label_values(&[role]);
         let began = Instant::now();
         info!(role, partition, left = to - from, "rebuilding from the log what redis lost");

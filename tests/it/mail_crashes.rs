@@ -47,7 +47,7 @@ async fn wherever_a_mailer_dies_an_email_is_sent_at_most_once() {
     ] {
         let Some((system, server)) = begin().await else { return };
         publish(&system, &notification(1, "ann@acme.example")).await;
-        let dying = notify_dying(&system, &server, point).await;
+        let dying = notify_dying(&system, &server, point);
         let ended = dying.wait_exit(LIMIT).await;
         assert_eq!(ended.signal(), Some(9), "`{point}`: {}", dying.stderr());
 
@@ -62,7 +62,7 @@ async fn wherever_a_mailer_dies_an_email_is_sent_at_most_once() {
 }
 
 /// Starts a mailer that may die before it is ready.
-async fn notify_dying(system: &System, server: &MailServer, point: &str) -> Process {
+fn notify_dying(system: &System, server: &MailServer, point: &str) -> Process {
     system
         .launch("notify")
         .env("BUNDLEHOOK_SMTP_URL", server.url())
@@ -79,7 +79,7 @@ async fn wherever_a_mailer_stands_still_while_another_takes_over_an_email_is_sen
     {
         let Some((system, server)) = begin().await else { return };
         publish(&system, &notification(1, "ann@acme.example")).await;
-        let standing = notify_dying(&system, &server, point).await;
+        let standing = notify_dying(&system, &server, point);
         wait_until(&format!("`{point}`"), LIMIT, async || standing.is_stopped()).await;
 
         let other = notify_at(&system, &server, "").await;

@@ -96,7 +96,10 @@ impl Restoring<'_> {
         // A queue that is kept reflects the record of the claim that wrote it, unless that ended early.
         let reflects_claim = self.found.claimed_at.is_some_and(|claimed_at| claimed_at < from);
         let current = self.former.filter(|_| state == "kept" && reflects_claim);
-        let rebuild = (state != "kept").then(|| self.rebuild(from)).flatten();
+        // What is kept lacks no more than its last changes.
+        let lost = if state == "kept" { self.records.1 } else { from };
+        let process = &self.deliver.process;
+        let rebuild = Rebuild::begin(process, "deliver", self.partition, lost, self.records.1);
         let vetting = self.replay(from, Vetting::new(current), rebuild).await?;
         self.take_back(vetting).await?;
         self.merge().await?;
@@ -123,10 +126,6 @@ impl Restoring<'_> {
         }
         self.queue.begin_anew(found, claimed_at, low, now).await.map_err(|error| error.to_string())?;
         Ok((if self.former.is_some() { "rebuilt" } else { "new" }, low))
-    }
-
-    fn rebuild(&self, from: i64) -> Option<Rebuild> {
-        Rebuild::begin(&self.deliver.process, "deliver", self.partition, from, self.records.1)
     }
 
     /// Applies `waiting-deliveries` from an offset to its end, and returns what was seen of its claims.

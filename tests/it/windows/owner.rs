@@ -1,7 +1,7 @@
 //! Who works on the store of windows, step by step as `aggregate` does, and may die between any two steps. What is
 //! committed and published outlives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::Arc;
 
 use bundlehook::flow::event_to_window::{MessageAppend, Plan, WindowAppend};
@@ -73,9 +73,14 @@ pub enum State {
 
 impl Kafka {
     fn publish(&mut self, place: Place, content: Content) {
-        if let Some(former) = self.published.insert(place.clone(), content.clone()) {
-            assert_eq!(former, content, "{place:?} has two contents");
-            self.repeated += 1;
+        match self.published.entry(place) {
+            Entry::Vacant(free) => {
+                free.insert(content);
+            }
+            Entry::Occupied(former) => {
+                assert_eq!(former.get(), &content, "{:?} has two contents", former.key());
+                self.repeated += 1;
+            }
         }
     }
 
