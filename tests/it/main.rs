@@ -20,6 +20,7 @@ mod hostile;
 mod log;
 mod mail_crashes;
 mod mails;
+mod memory;
 mod messages;
 mod offsets;
 mod operations;
