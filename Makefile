@@ -66,7 +66,7 @@ bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in
 	@cargo bench --bench isolation -- $(ARGS)
 
 .PHONY: bench-rebuild
-bench-rebuild: setup ## measure how fast windows are built up again that Redis lost, in about 2 minutes
+bench-rebuild: setup ## measure how fast windows are built up again that Redis lost, beside a consumer that only reads
 	@cargo bench --bench rebuild -- $(ARGS)
 
 .PHONY: services
