@@ -69,6 +69,10 @@ check-deploy: setup ## check what is in deploy/: manifests, alerts, dashboard, D
 bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes
 	@cargo bench --bench isolation -- $(ARGS)
 
+.PHONY: bench-rebuild
+bench-rebuild: setup ## measure how fast windows are built up again that Redis lost, beside a consumer that only reads
+	@cargo bench --bench rebuild -- $(ARGS)
+
 .PHONY: services
 services: setup ## start Apache Kafka and Redis on free ports, and print the lines to export
 	@$(LOCAL)/services up

@@ -322,6 +322,9 @@ mod wrong_settings {
     const FREE: &[&str] = &[
         "ca-bundle",
         "smtp-ca-bundle",
+        "redis-ca-bundle",
+        "redis-certificate",
+        "redis-certificate-key",
         "jwt-jwks",
         "jwt-secret",
         "jwt-issuer",

@@ -10,7 +10,7 @@ const RULES: [(&str, &[&str]); 10] = [
     ("flow", &["flow", "wire", "model"]),
     ("config", &["config", "model"]),
     ("io", &["io", "flow", "wire", "model", "config"]),
-    ("commands", &["commands", "io", "flow", "wire", "model", "config"]),
+    ("commands", &["commands", "io", "flow", "wire", "model", "config", "ops"]),
     ("console", &["console", "commands", "io", "flow", "wire", "model", "config"]),
     ("ops", &["ops", "io", "wire", "model", "config"]),
     ("tools", &["tools", "commands", "io", "wire", "model", "config"]),

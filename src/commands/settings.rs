@@ -24,6 +24,7 @@ use crate::{
         time::Millis,
         webhook::Webhook,
     },
+    ops::failpoint,
     wire::settings,
 };
 
@@ -143,6 +144,7 @@ impl Commands {
         self.claim(id, Subject::Settings, revision, what).await?;
         // Whoever was published before the claim is seen now; whoever comes by the same way is refused.
         self.expect_nothing_between(id, base, None).await?;
+        failpoint::reach("command.claimed");
         let outgoing = Outgoing {
             topic: &self.topics.webhook_settings,
             partition: Some(base.latest.partition),
@@ -151,6 +153,7 @@ impl Commands {
             headers,
         };
         let published = self.publish_edit_record(&outgoing).await?;
+        failpoint::reach("command.published");
         self.expect_nothing_between(id, base, Some(published)).await
     }
 

@@ -14,6 +14,7 @@ use crate::{
         time::Millis,
         webhook::Webhook,
     },
+    ops::failpoint,
     wire::state,
 };
 
@@ -92,6 +93,7 @@ impl Commands {
             Held::Discard => "enable --discard",
         };
         self.claim(id, Subject::Activation, Revision::of_activation(current.activation), what).await?;
+        failpoint::reach("command.claimed");
         if self.current(id).await?.activation > current.activation {
             return Err(CommandError::Conflict(format!(
                 "webhook `{id}` was enabled by somebody else meanwhile; look at it and try again"
@@ -100,10 +102,12 @@ impl Commands {
         if held == Held::Discard {
             let (key, value) = state::encode_discard(webhook, self.broker_time().await?);
             self.publish_state(&key, &value).await?;
+            failpoint::reach("command.discarded");
         }
         let at = clock::now();
         let (key, value) = state::encode_enabling(webhook, at, &self.by);
         self.publish_state(&key, &value).await?;
+        failpoint::reach("command.published");
         self.tell_enabled(webhook, at).await
     }
 

@@ -12,6 +12,7 @@ pub mod history;
 pub mod ids;
 pub mod parked;
 pub mod position;
+pub mod progress;
 pub mod ramp;
 pub mod retry;
 pub mod statistics;

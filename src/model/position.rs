@@ -3,7 +3,7 @@
 //! Every writer of a partition computes the same sequence of positions with the same content, so that a reader needs
 //! only the highest position of each stream to drop whatever comes again: from a crash, a rebuild or a zombie.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,16 @@ impl ClosedWindow {
     #[must_use]
     pub fn last_of(boundary: Millis) -> Self {
         Self { boundary, first_offset: i64::MAX, granularity: Granularity::Day }
+    }
+
+    /// How far closings are done by a state in which windows are open at some boundaries, and one boundary is the last
+    /// closed, where this is what was committed as done. If the state has no window of this one's boundary any more, all
+    /// of them are; unless it has not come to that boundary yet: a state that is being rebuilt has no windows of it
+    /// before.
+    #[must_use]
+    pub fn done_in(self, open: &BTreeMap<Millis, i64>, last_closed: Option<Millis>) -> Self {
+        let has_come = last_closed >= Some(self.boundary);
+        if has_come && !open.contains_key(&self.boundary) { Self::last_of(self.boundary) } else { self }
     }
 }
 
@@ -255,6 +265,18 @@ mod tests {
         assert!(!highest.advance(&none(4)));
         assert!(highest.advance(&part(4)));
         assert!(highest.advance(&none(6)));
+    }
+
+    #[test]
+    fn closings_of_a_boundary_are_done_where_a_state_that_has_come_to_it_has_none_left() {
+        let closings =
+            ClosedWindow { boundary: Millis(200), first_offset: 7, granularity: Granularity::OneHour };
+        let (none_open, open) = (BTreeMap::new(), BTreeMap::from([(Millis(200), 5)]));
+        assert_eq!(closings.done_in(&none_open, Some(Millis(200))), ClosedWindow::last_of(Millis(200)));
+        assert_eq!(closings.done_in(&open, Some(Millis(200))), closings);
+        // It is being rebuilt, and the windows of that boundary are still to come.
+        assert_eq!(closings.done_in(&none_open, Some(Millis(100))), closings);
+        assert_eq!(closings.done_in(&none_open, None), closings);
     }
 
     proptest! {

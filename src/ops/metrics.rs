@@ -92,8 +92,10 @@ metrics! {
     apply_delay: Histogram = "apply_delay_seconds" LONG_SECONDS;
     /// Records that are in Kafka but not applied yet, over the partitions of this process.
     lag_records: IntGaugeVec = "lag_records" &["role", "partition"];
-    /// Records that are still to be read again until lost windows are rebuilt.
-    rebuild_remaining: IntGaugeVec = "rebuild_remaining_records" &["partition"];
+    /// Records that are still to be read again until what Redis lost is rebuilt.
+    rebuild_remaining: IntGaugeVec = "rebuild_remaining_records" &["role", "partition"];
+    /// Records read again to rebuild what Redis lost.
+    rebuild_records: IntCounterVec = "rebuild_records_total" &["role"];
     /// Unix time of the last progress of a partition, in seconds.
     last_progress: IntGaugeVec = "last_progress_timestamp_seconds" &["role", "partition"];
     /// Partitions that this process owns.
@@ -209,6 +211,7 @@ impl Metrics {
         }
         for role in ["aggregate", "deliver"] {
             metrics.records_lost.with_label_values(&[role]);
+            metrics.rebuild_records.with_label_values(&[role]);
             for cause in ["broker", "fenced", "rebalance"] {
                 metrics.commit_failures.with_label_values(&[role, cause]);
             }

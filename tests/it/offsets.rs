@@ -8,7 +8,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::json;
 
 use crate::support::{
-    LIMIT, Receiver, Role, System, commit, committed, event, message_ids, ok, receiver, system, webhook,
+    LIMIT, Outgoing, Receiver, Role, System, commit, committed, event, message_ids, ok, produce_afresh,
+    receiver, system, wait_until, webhook,
 };
 
 /// A system with a webhook that got one message so far.
@@ -185,4 +186,40 @@ async fn transactions_upstream_stop_nothing_be_they_committed_aborted_or_open() 
     system.publish(&[event("ws", "d", "5")]).await;
     come("/1h", &["1", "2", "3", "4", "5"]).await;
     system.wait_delivered().await;
+}
+
+/// Brokers delete a group's offsets with the topic, so the operator is asked, as wherever offsets are gone. The topic's
+/// offsets begin at 0 again, and so do the positions of what follows from them.
+#[tokio::test]
+async fn a_topic_that_was_created_anew_is_read_from_where_the_operator_says_and_begins_new_sequences() {
+    let Some((mut system, receiver)) = begin().await else { return };
+    system.publish(&["1", "2", "3"].map(|id| event("ws", "c", id))).await;
+    system.wait_done().await;
+    stop(&system.aggregate).await;
+
+    let topic = system.topic("message-events");
+    system.kafka.delete_topic(&topic).await;
+    wait_until("the topic to be there again", LIMIT, async || {
+        let made = system.launch("topics").arg("--partitions=1").run().await;
+        made.status.success()
+    })
+    .await;
+    system.kafka.wait_for_leaders(&topic, 1).await;
+    produce_afresh(
+        system.kafka.servers(),
+        &topic,
+        ["4", "5"].map(|id| Outgoing::new("c", event("ws", "c", id).to_string())),
+    )
+    .await;
+    let asking = system.start_with("aggregate", "BUNDLEHOOK_LOG", "info");
+    assert_eq!(asking.process.wait_exit(LIMIT).await.code(), Some(1));
+    assert!(asking.process.stderr().contains("`--from beginning`"), "{}", asking.process.stderr());
+    system.set("BUNDLEHOOK_FROM", "beginning");
+    system.restart("aggregate").await;
+
+    receiver.wait_for(|requests| requests.len() == 6, "what the new topic holds").await;
+    system.wait_delivered().await;
+    assert_eq!(got(&receiver), ["0", "1", "2", "3", "4", "5"]);
+    let repeated = system.deliver.sum("bundlehook_bundles_repeated_total").await;
+    assert!(repeated < 1.0, "nothing of it is taken for a repeat");
 }

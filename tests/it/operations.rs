@@ -79,3 +79,60 @@ async fn a_topic_whose_arrivals_are_not_the_brokers_is_refused_with_the_remedy()
         assert!(refused.stderr.contains(part), "{part} in {}", refused.stderr);
     }
 }
+
+/// Each of these would lose messages, or stop a partition for good.
+#[tokio::test]
+async fn topics_that_would_lose_messages_keep_the_roles_that_use_them_from_starting() {
+    let Some(kafka) = kafka().await else { return };
+    let redis = redis(RedisKind::Single).await;
+    let launch = |tool: &str, prefix: &str| {
+        process(tool)
+            .env("BUNDLEHOOK_KAFKA_BROKERS", kafka.servers())
+            .env("BUNDLEHOOK_REDIS_URL", redis.url())
+            .env("BUNDLEHOOK_TOPIC_PREFIX", prefix)
+    };
+    for (role, topic, setting, parts) in [
+        (
+            "aggregate",
+            "message-events",
+            ("cleanup.policy", "compact"),
+            ["cleanup.policy compact", "cleanup.policy=delete"],
+        ),
+        (
+            "aggregate",
+            "bundles",
+            ("retention.bytes", "1000000"),
+            ["retention.bytes 1000000", "retention.bytes=-1"],
+        ),
+        (
+            "deliver",
+            "bundles",
+            ("max.message.bytes", "1000000"),
+            ["max.message.bytes 1000000", "max.message.bytes="],
+        ),
+        (
+            "deliver",
+            "waiting-deliveries",
+            ("cleanup.policy", "delete"),
+            ["cleanup.policy delete", "cleanup.policy=compact"],
+        ),
+    ] {
+        let prefix = kafka.prefix();
+        let made = launch("topics", &prefix).arg("--partitions=1").run().await;
+        assert!(made.status.success(), "{made:?}");
+        kafka.configure_topic(&format!("{prefix}{topic}"), &[setting]).await;
+        let refused = launch(role, &prefix).run().await;
+        assert_eq!(refused.status.code(), Some(1), "{topic}, {setting:?}: {}", refused.stderr);
+        for part in parts.into_iter().chain(["kafka-configs.sh"]) {
+            assert!(refused.stderr.contains(part), "{topic}: `{part}` is not in {}", refused.stderr);
+        }
+    }
+    let prefix = kafka.prefix();
+    assert!(launch("topics", &prefix).arg("--partitions=1").run().await.status.success());
+    kafka.grow_topic(&format!("{prefix}message-events"), 2).await;
+    let refused = launch("aggregate", &prefix).run().await;
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    for part in ["bundles` has partitions 1", "kafka-topics.sh", "--partitions 2"] {
+        assert!(refused.stderr.contains(part), "`{part}` is not in {}", refused.stderr);
+    }
+}

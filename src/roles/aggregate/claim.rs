@@ -12,7 +12,7 @@ use crate::{
         kafka::intake::PartitionFeed,
         redis::windows::{Found, WindowStore},
     },
-    model::{bundle::Source, position::ClosedWindow, window::WindowRules},
+    model::{bundle::Source, window::WindowRules},
     ops::failpoint,
     roles::process::Process,
     wire::metadata::{AggregateMetadata, Metadata},
@@ -53,15 +53,13 @@ pub(super) async fn claim<'a>(
     let applied = match found {
         Found { incarnation: Some(incarnation), applied: Some(applied), closed, .. } if usable => {
             store.go_on(incarnation, applied).await?;
-            let open = store.open_boundaries().await?;
-            let closings = metadata.closings.filter(|last| !open.contains_key(&last.boundary));
-            if let Some(last) = closings {
-                metadata.closings = Some(ClosedWindow::last_of(last.boundary));
-            }
             claims("kept").inc();
             if let Some(closed) = closed {
                 metadata.boundaries.close(closed, applied);
             }
+            let (open, last_closed) =
+                (store.open_boundaries().await?, metadata.boundaries.closed_before(applied));
+            metadata.closings = metadata.closings.map(|closings| closings.done_in(&open, last_closed));
             applied
         }
         Found { incarnation, .. } => {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     Aggregate, Trouble,
@@ -30,8 +30,10 @@ use crate::{
     model::{
         bundle::{BundleRecord, Source},
         time::Millis,
+        window::WindowRule,
     },
     ops::failpoint,
+    roles::rebuild::Rebuild,
     wire::{
         bundle, dead_letter_headers,
         metadata::{AggregateMetadata, Metadata},
@@ -76,7 +78,7 @@ pub(super) struct Partition<'a> {
     pub(super) parts_sealed: bool,
     /// Goes on with what is sent at once during a rebuild.
     pub(super) ahead: Option<Ahead>,
-    /// The stretch that is being rebuilt: its end, when it began, and where.
+    /// The stretch that is being rebuilt.
     rebuild: Option<Rebuild>,
     /// Wakes the loop when acknowledgements come.
     pub(super) wake: Arc<Notify>,
@@ -92,28 +94,8 @@ pub(super) struct Partition<'a> {
     next_lag: Instant,
     /// End offset when the clock was last looked at.
     seen_end: Option<i64>,
-}
-
-/// Records that are read again to rebuild windows.
-struct Rebuild {
-    from: i64,
-    to: i64,
-    began: Instant,
-}
-
-impl Rebuild {
-    fn begin(from: i64, to: i64) -> Option<Self> {
-        (from < to).then(|| Self { from, to, began: Instant::now() })
-    }
-
-    /// Says how far it is. Returns how many records are left.
-    fn report(&self, partition: &str, position: i64) -> i64 {
-        let (done, left) = (position - self.from, (self.to - position).max(0));
-        let rate = done as f64 / self.began.elapsed().as_secs_f64();
-        let seconds_left = (left as f64 / rate.max(1.0)).ceil();
-        info!(partition, done, left, rate = rate.round(), seconds_left, "rebuilding windows");
-        left
-    }
+    /// The host's clock differs from the brokers', as it was seen last.
+    clocks_differ: bool,
 }
 
 impl<'a> Partition<'a> {
@@ -142,7 +124,7 @@ impl<'a> Partition<'a> {
             rank: 0,
             parts_sealed: true,
             ahead: Ahead::begin(role, source_partition, start, none_done),
-            rebuild: Rebuild::begin(start, none_done),
+            rebuild: Rebuild::begin(&role.process, "aggregate", source_partition, start, none_done),
             wake: Arc::new(Notify::new()),
             applied,
             position: start,
@@ -152,6 +134,7 @@ impl<'a> Partition<'a> {
             next_commit: Instant::now(),
             next_lag: Instant::now(),
             seen_end: None,
+            clocks_differ: false,
         })
     }
 
@@ -239,9 +222,6 @@ impl<'a> Partition<'a> {
             return;
         }
         self.next_lag = Instant::now() + LAG_INTERVAL;
-        let remaining = metrics.rebuild_remaining.with_label_values(&[&label]);
-        remaining.set(self.rebuild.as_ref().map_or(0, |rebuild| rebuild.report(&label, self.position)));
-        self.rebuild = self.rebuild.take().filter(|rebuild| rebuild.to > self.position);
         match feed.watermarks(&self.role.process.topics.message_events).await {
             Ok((_, end)) => {
                 let lag = metrics.lag_records.with_label_values(&["aggregate", &label]);
@@ -334,6 +314,7 @@ impl<'a> Partition<'a> {
         self.parts_sealed |= applied.sealed > 0 || unanswered;
         self.position = next;
         self.applied = self.applied.max(next);
+        self.rebuild.take_if(|rebuild| rebuild.reached(next));
         self.end_ahead(next);
         segment.clear();
         Ok(())
@@ -544,14 +525,16 @@ impl<'a> Partition<'a> {
         if !self.at_end {
             return Ok(());
         }
+        // The brokers are asked only for what is due by the host's clock.
         let now = clock::now();
-        let rule = *self.metadata.rules.at(now);
-        let margin = Duration::from_millis((rule.grace_ms / 2).clamp(50, 5_000) as u64);
-        let boundary = rule.closed_by(now.minus(margin));
-        let is_new = |due: Millis| due <= boundary && Some(due) > self.last_closed;
-        let due = self.open.range(..=boundary).any(|(open, _)| is_new(*open));
-        let awaited = self.progress.parts_waiting.iter().any(|part| is_new(part.key.window.start));
-        if !(due || awaited) || !self.is_at_end(feed).await? || !self.clocks_agree(now, margin).await? {
+        if self.due_at(now).is_none() {
+            return Ok(());
+        }
+        let now = self.agreed_time(now).await?;
+        let Some(boundary) = self.due_at(now).filter(|_| !stop.is_cancelled()) else {
+            return Ok(());
+        };
+        if !self.is_at_end(feed).await? {
             return Ok(());
         }
         self.close(boundary, self.position, "clock");
@@ -568,6 +551,16 @@ impl<'a> Partition<'a> {
         Ok(())
     }
 
+    /// The boundary that can be closed at a time, if windows or parts wait for it.
+    fn due_at(&self, now: Millis) -> Option<Millis> {
+        let rule = self.metadata.rules.at(now);
+        let boundary = rule.closed_by(now.minus(margin(rule)));
+        let is_new = |due: Millis| due <= boundary && Some(due) > self.last_closed;
+        let due = self.open.range(..=boundary).any(|(open, _)| is_new(*open));
+        let awaited = self.progress.parts_waiting.iter().any(|part| is_new(part.key.window.start));
+        (due || awaited).then_some(boundary)
+    }
+
     /// True if everything that is in the log has been applied. An end that lies beyond the last record, as after a
     /// transaction, must be the same twice.
     async fn is_at_end(&mut self, feed: &PartitionFeed) -> Result<bool, Trouble> {
@@ -576,11 +569,13 @@ impl<'a> Partition<'a> {
         Ok(end == self.position || same)
     }
 
-    /// True if the brokers' clock, as of the last minute, agrees with the host's.
-    async fn clocks_agree(&self, now: Millis, margin: Duration) -> Result<bool, Trouble> {
+    /// The time that the host's clock and the brokers', as of the last minute, both have reached: where one of them is
+    /// ahead, windows close by the other, so none closes early, and none waits for longer than the one is behind.
+    async fn agreed_time(&mut self, now: Millis) -> Result<Millis, Trouble> {
         if self.role.process.embedded {
-            return Ok(true);
+            return Ok(now);
         }
+        let margin = margin(self.metadata.rules.at(now));
         let publisher = &self.role.process.publisher;
         let agrees = |ahead: i64| ahead.unsigned_abs() <= margin.as_millis() as u64;
         let recent =
@@ -590,14 +585,23 @@ impl<'a> Partition<'a> {
             let heartbeat = Outgoing { topic, partition: None, key: b"heartbeat", value: None, headers: &[] };
             publisher.publish_and_wait(&heartbeat).await?;
         }
-        let ahead = publisher.broker_clock().map_or(i64::MAX, |(ahead, _)| ahead);
-        let agree = agrees(ahead);
-        if !agree {
+        let Some((ahead, _)) = publisher.broker_clock() else {
+            return Ok(Millis(0));
+        };
+        let differ = !agrees(ahead);
+        if differ && !std::mem::replace(&mut self.clocks_differ, differ) {
             warn!(
+                partition = self.source.partition,
                 ahead_ms = ahead,
-                "the host's clock differs from the brokers'; windows close by records only"
+                "the host's clock differs from the brokers'; windows close by the one that is behind"
             );
         }
-        Ok(agree)
+        self.clocks_differ = differ;
+        Ok(Millis(now.0 + ahead.min(0)))
     }
+}
+
+/// How far a clock must be past the moment at which a boundary closes.
+fn margin(rule: &WindowRule) -> Duration {
+    Duration::from_millis((rule.grace_ms / 2).clamp(50, 5_000) as u64)
 }

@@ -295,8 +295,9 @@ impl Worker {
             () = self.settlements.drained() => {}
             () = revoked => {}
         }
-        let label = self.partition.to_string();
-        self.deliver.process.metrics.deliveries_parked.with_label_values(&[&label]).set(0);
+        // Whoever owns the partition next tells how many are parked; until then nobody knows.
+        let parked = &self.deliver.process.metrics.deliveries_parked;
+        let _ = parked.remove_label_values(&[&self.partition.to_string()]);
     }
 
     /// Takes in a batch.

@@ -31,6 +31,7 @@ use crate::{
         parked::{Parked, Reason},
     },
     ops::failpoint,
+    roles::rebuild::Rebuild,
     wire::waiting::{Key, Owner, WEBHOOK_HEADER, WaitingDelivery, WaitingError},
 };
 
@@ -95,7 +96,11 @@ impl Restoring<'_> {
         // A queue that is kept reflects the record of the claim that wrote it, unless that ended early.
         let reflects_claim = self.found.claimed_at.is_some_and(|claimed_at| claimed_at < from);
         let current = self.former.filter(|_| state == "kept" && reflects_claim);
-        let vetting = self.replay(from, Vetting::new(current)).await?;
+        // What is kept lacks no more than its last changes.
+        let lost = if state == "kept" { self.records.1 } else { from };
+        let process = &self.deliver.process;
+        let rebuild = Rebuild::begin(process, "deliver", self.partition, lost, self.records.1);
+        let vetting = self.replay(from, Vetting::new(current), rebuild).await?;
         self.take_back(vetting).await?;
         self.merge().await?;
         failpoint::reach("deliver.queue-restored");
@@ -124,7 +129,12 @@ impl Restoring<'_> {
     }
 
     /// Applies `waiting-deliveries` from an offset to its end, and returns what was seen of its claims.
-    async fn replay(&self, from: i64, vetting: Vetting) -> Result<Vetting, String> {
+    async fn replay(
+        &self,
+        from: i64,
+        vetting: Vetting,
+        mut rebuild: Option<Rebuild>,
+    ) -> Result<Vetting, String> {
         let partition = self.partition;
         let read = Read::default();
         let shared = Arc::new(Mutex::new(Reading { partition, read, vetting }));
@@ -143,6 +153,7 @@ impl Restoring<'_> {
         let applying = async {
             while let Some(batch) = full.recv().await {
                 self.apply(&batch.changes, batch.next).await?;
+                rebuild.take_if(|rebuild| rebuild.reached(batch.next));
             }
             Ok::<(), String>(())
         };
@@ -157,6 +168,7 @@ impl Restoring<'_> {
             return Err(problem);
         }
         self.apply(&rest.changes, end).await?;
+        rebuild.take_if(|rebuild| rebuild.reached(end));
         Ok(vetting)
     }
 

@@ -26,6 +26,7 @@ use crate::{
         },
         smtp::{Pending, SendError, letter},
     },
+    ops::failpoint,
     wire::{
         Poison, PoisonReason,
         mail_metadata::MailMetadata,
@@ -89,6 +90,7 @@ impl Worker<'_> {
             None => (begin, None),
         };
         let mut handled = handled(notify, feed.partition, offset).await?;
+        failpoint::reach("notify.claimed");
         let mut unsure = metadata.and_then(|metadata| metadata.sending);
         feed.start_at(offset.max(begin)).await.map_err(|error| error.to_string())?;
         notify.process.metrics.claims.with_label_values(&["notify", "kept"]).inc();
@@ -208,9 +210,14 @@ impl Worker<'_> {
         mail: &Mail,
         pending: Pending,
     ) -> Result<Result<(), SendError>, Trouble> {
+        failpoint::reach("notify.offered");
         self.commit(offset, Some(mail.id)).await?;
+        failpoint::reach("notify.noted");
         match pending.hand_over().await {
-            Ok(_) => Ok(Ok(())),
+            Ok(_) => {
+                failpoint::reach("notify.handed-over");
+                Ok(Ok(()))
+            }
             Err(error) => {
                 if !matches!(error, SendError::Unsure(_)) {
                     self.commit(offset, None).await?;

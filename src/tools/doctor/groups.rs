@@ -17,8 +17,10 @@ struct Role<'a> {
     group: String,
     /// What it reads.
     topic: &'a str,
-    /// What it has written, in partitions of the same numbers.
-    output: &'a str,
+    /// What it has written, in partitions of the same numbers; none for a role that begins anew where it has no offset.
+    output: Option<&'a str>,
+    /// What is missing while no process of it runs.
+    without: &'static str,
 }
 
 /// What is known of a partition.
@@ -50,10 +52,17 @@ enum Finding {
 /// One check a role.
 pub async fn checks(kafka: &KafkaSettings, admin: &Admin, cluster: &Cluster) -> Vec<Check> {
     let names = Topics::new(&kafka.topics);
-    let role = |name: &'static str, topic, output| Role { name, group: names.group(name), topic, output };
+    let role = |name: &'static str, topic, output, without| Role {
+        name,
+        group: names.group(name),
+        topic,
+        output,
+        without,
+    };
     let roles = [
-        role("aggregate", &*names.message_events, &*names.bundles),
-        role("deliver", &names.bundles, &names.delivery_attempts),
+        role("aggregate", &*names.message_events, Some(&*names.bundles), "nothing is bundled"),
+        role("deliver", &names.bundles, Some(&names.delivery_attempts), "nothing is sent to webhooks"),
+        role("notify", &names.notifications, None, "nobody gets an e-mail"),
     ];
     let mut checks = Vec::new();
     for role in roles.iter().filter(|role| cluster.topics.contains_key(role.topic)) {
@@ -77,7 +86,10 @@ async fn of_role(
     let onlooker = Onlooker::new(kafka, role.group.clone()).map_err(describe)?;
     let commits = onlooker.committed(role.topic, count(role.topic)).await.map_err(describe)?;
     let logs = onlooker.spans(role.topic, count(role.topic)).await.map_err(describe)?;
-    let written = onlooker.spans(role.output, count(role.output)).await.map_err(describe)?;
+    let written = match role.output {
+        Some(output) => onlooker.spans(output, count(output)).await.map_err(describe)?,
+        None => Vec::new(),
+    };
     let members = onlooker.members().await.map_err(describe)?;
     let topic_id = admin.topic_id(role.topic).await.map_err(|error| error.to_string())?;
     let partition = |(number, (commit, log)): (usize, (Option<Commit>, Span))| {
@@ -89,7 +101,7 @@ async fn of_role(
 }
 
 fn judge(role: &Role<'_>, members: usize, topic_id: &str, partitions: &[Partition]) -> Check {
-    let Role { name, group, topic, .. } = role;
+    let Role { name, group, topic, without, .. } = role;
     let begun = partitions.iter().any(|partition| partition.commit.is_some());
     let findings: Vec<(usize, Finding)> = partitions
         .iter()
@@ -107,7 +119,10 @@ fn judge(role: &Role<'_>, members: usize, topic_id: &str, partitions: &[Partitio
         Some((_, finding)) if members > 0 || finding.level() == Level::Fail => {
             check.found(finding.level(), finding.remedy(name, group, topic))
         }
-        _ => check.found_if(members == 0, Level::Warn, format!("start the role: bundlehook {name}")),
+        _ => {
+            let remedy = format!("start the role, without which {without}: bundlehook {name}");
+            check.found_if(members == 0, Level::Warn, remedy)
+        }
     }
 }
 
@@ -116,10 +131,11 @@ fn find(role: &str, partition: &Partition, topic_id: &str, begun: bool) -> Optio
     let Some(commit) = commit else {
         return if *has_output { Some(Finding::Unplaced) } else { begun.then_some(Finding::New) };
     };
-    let topic = if role == "aggregate" {
-        AggregateMetadata::decode(&commit.metadata).map(|metadata| Some(metadata.topic))
-    } else {
-        DeliverMetadata::decode(&commit.metadata).map(|_| None)
+    let topic = match role {
+        "aggregate" => AggregateMetadata::decode(&commit.metadata).map(|metadata| Some(metadata.topic)),
+        "deliver" => DeliverMetadata::decode(&commit.metadata).map(|_| None),
+        // What notes an e-mail that may be on its way is no more than a note.
+        _ => Ok(None),
     };
     match topic {
         Err(error) => Some(Finding::Unreadable(error.to_string())),
@@ -203,7 +219,11 @@ mod tests {
     }
 
     fn judged(members: usize, partitions: Vec<(Span, Option<Commit>, bool)>) -> Check {
-        let role = Role { name: "aggregate", group: "g".to_owned(), topic: "me", output: "bundles" };
+        judged_as("aggregate", members, partitions)
+    }
+
+    fn judged_as(name: &'static str, members: usize, partitions: Vec<(Span, Option<Commit>, bool)>) -> Check {
+        let role = Role { name, group: "g".to_owned(), topic: "me", output: None, without: "nothing works" };
         let partition = |(number, (log, commit, has_output))| Partition { number, log, commit, has_output };
         let partitions: Vec<_> = partitions.into_iter().enumerate().map(partition).collect();
         judge(&role, members, "id", &partitions)
@@ -217,6 +237,20 @@ mod tests {
         assert_eq!((check.level, &*check.seen), (Level::Ok, "members: 1, records behind: 3"));
         assert_eq!(judged(1, vec![(LOG, None, false)]).level, Level::Ok, "nothing was ever read");
         assert_eq!(judged(0, vec![(LOG, Some(commit(10, "id")), true)]).level, Level::Warn);
+    }
+
+    #[test]
+    fn a_note_of_an_email_on_its_way_is_no_fault() {
+        let noted = |offset| Some(Commit { offset, metadata: "{\"v\": 1, \"sending\": null}".to_owned() });
+        let check = judged_as("notify", 1, vec![(LOG, noted(7), false)]);
+        assert_eq!((check.level, &*check.seen), (Level::Ok, "members: 1, records behind: 3"));
+        let check = judged_as("notify", 1, vec![(LOG, noted(3), false)]);
+        assert_eq!(check.level, Level::Fail, "{check:?}");
+        let check = judged_as("notify", 0, vec![(LOG, noted(10), false)]);
+        assert_eq!(
+            check.remedy.as_deref(),
+            Some("start the role, without which nothing works: bundlehook notify")
+        );
     }
 
     #[test]

@@ -235,6 +235,20 @@ impl Kafka {
         answer.unwrap_or_else(|(_, error)| panic!("failed to configure topic `{name}`: {error}"));
     }
 
+    /// Deletes a topic.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses.
+    pub async fn delete_topic(&self, name: &str) {
+        let admin: AdminClient<DefaultClientContext> =
+            client(&self.servers).create().expect("an admin client needs no network");
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT)).request_timeout(Some(LIMIT));
+        let answers = admin.delete_topics(&[name], &options).await;
+        let answer = answers.expect("the broker answers").pop().expect("there is an answer for each topic");
+        answer.unwrap_or_else(|(_, error)| panic!("failed to delete topic `{name}`: {error}"));
+    }
+
     /// Deletes the records of a partition below an offset.
     ///
     /// # Panics

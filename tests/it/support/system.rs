@@ -170,7 +170,9 @@ impl Role {
         let page = self.process.metrics().await;
         let values =
             page.lines().filter(|line| line.starts_with(series)).filter_map(|line| line.rsplit(' ').next());
-        values.map(|value| value.parse::<f64>().expect("a metric is a number")).sum()
+        values
+            .map(|value| value.parse::<f64>().expect("a metric is a number"))
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// Waits until the sum of all series that begin so is at least this.
@@ -277,10 +279,12 @@ impl System {
     /// Waits until every bundle so far is done with: read, and not waiting or parked.
     pub async fn wait_delivered(&self) {
         self.wait_committed("deliver", "bundles").await;
+        // While a partition is claimed anew, nothing is said of what is parked.
+        let parked = "bundlehook_deliveries_parked{";
         wait_until("nothing to be parked", LIMIT, async || {
-            self.deliver.sum("bundlehook_deliveries_parked").await
-                + self.deliver.sum("bundlehook_deliveries_waiting ").await
-                == 0.0
+            self.deliver.process.metrics().await.contains(parked)
+                && self.deliver.sum(parked).await + self.deliver.sum("bundlehook_deliveries_waiting ").await
+                    == 0.0
         })
         .await;
     }
