@@ -62,6 +62,8 @@ async fn a_webhook_is_created_breaks_is_mended_and_its_log_says_what_the_receive
 
     // A wrong URL is said beside its field, at once and again when it is sent.
     browser.click("link", "New webhook").await;
+    browser.wait_text("h1", "New webhook").await;
+    browser.assert_accessible("empty form").await;
     browser.fill("URL", "ftp://hooks.example/").await;
     browser.fill("Label", "CRM notes").await;
     browser.wait_text("#url-error", "expected an absolute http or https URL").await;
@@ -185,6 +187,9 @@ async fn everything_can_be_done_with_the_keyboard() {
     browser.press("Enter").await;
     browser.wait_text("h2", "No webhooks yet").await;
     browser.assert_clean(&console.addr().to_string()).await;
+    browser.act("goto", json!({"url": console.url("/webhooks/none")})).await;
+    browser.wait_text("main", "does not exist, or was deleted").await;
+    browser.assert_accessible("problem").await;
 }
 
 #[tokio::test]

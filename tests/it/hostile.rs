@@ -5,7 +5,6 @@ mod behaviours;
 mod certificates;
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,10 +12,10 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket};
 
 use self::behaviours::{BEHAVIOURS, Behaviour};
-use self::certificates::{Authority, TLS};
+use self::certificates::TLS;
 use crate::support::{
-    Hostile, LIMIT, Record, Setup, Step, System, dns, egress, event, hostile, message_ids, ok, receiver,
-    system, wait_until, webhook,
+    Authority, Hostile, LIMIT, Record, Setup, Step, System, dns, egress, event, hostile, message_ids, ok,
+    receiver, system, wait_until, webhook,
 };
 
 /// The attempts of each webhook, once so many webhooks have one.
@@ -148,7 +147,7 @@ async fn tls_is_checked_likewise_through_an_egress_proxy() {
 
 /// An endpoint for each row of the table of TLS.
 struct TlsEndpoints {
-    bundle: tempfile::NamedTempFile,
+    authority: Authority,
     endpoints: Vec<Hostile>,
     resolver: dns::Resolver,
 }
@@ -156,16 +155,14 @@ struct TlsEndpoints {
 impl TlsEndpoints {
     fn new() -> Self {
         let authority = Authority::new();
-        let mut bundle = tempfile::NamedTempFile::new().expect("there is room for a file");
-        bundle.write_all(authority.pem().as_bytes()).expect("the file can be written");
         let endpoints =
             TLS.iter().map(|row| hostile((row.steps)(), (row.server)(&authority, row.name))).collect();
-        Self { bundle, endpoints, resolver: dns::resolver(|_| dns::addresses(&["127.0.0.1"])) }
+        Self { authority, endpoints, resolver: dns::resolver(|_| dns::addresses(&["127.0.0.1"])) }
     }
 
     fn setup(&self) -> Setup {
         setup()
-            .env("BUNDLEHOOK_CA_BUNDLE", &self.bundle.path().to_string_lossy())
+            .env("BUNDLEHOOK_CA_BUNDLE", &self.authority.bundle().to_string_lossy())
             .env("BUNDLEHOOK_DNS_SERVERS", &self.resolver.addr().to_string())
     }
 

@@ -2,43 +2,30 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::support::Step;
+use crate::support::{Authority, Step};
 
-/// Signs certificates; its own is in the bundle that the product trusts.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+/// A server with a certificate for a name, changed as told.
+fn server(
+    authority: &Authority,
+    name: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Arc<ServerConfig> {
+    let mut params = CertificateParams::new(vec![format!("{name}.cases.dev")]).expect("it is a name");
+    change(&mut params);
+    let (certificate, key) = authority.sign(&params);
+    config(certificate.der().clone(), &key)
+}
 
-impl Authority {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no name is a bad one");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key can be made");
-        Self(CertifiedIssuer::self_signed(params, key).expect("an authority can sign its own certificate"))
-    }
-
-    pub fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// A server with a certificate for a name, changed as told.
-    fn server(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::new(vec![format!("{name}.cases.dev")]).expect("it is a name");
-        change(&mut params);
-        let key = KeyPair::generate().expect("a key can be made");
-        let certificate = params.signed_by(&key, &self.0).expect("an authority can sign");
-        config(certificate.der().clone(), &key)
-    }
-
-    /// A server that sends far more tickets after the handshake than a response may cost.
-    fn tickets(&self, name: &str) -> Arc<ServerConfig> {
-        let mut config = Arc::unwrap_or_clone(self.server(name, |_| ()));
-        config.send_tls13_tickets = 20_000;
-        Arc::new(config)
-    }
+/// A server that sends far more tickets after the handshake than a response may cost.
+fn tickets(authority: &Authority, name: &str) -> Arc<ServerConfig> {
+    let mut config = Arc::unwrap_or_clone(server(authority, name, |_| ()));
+    config.send_tls13_tickets = 20_000;
+    Arc::new(config)
 }
 
 /// A TLS record with a piece of the handshake.
@@ -76,24 +63,26 @@ const fn row(name: &'static str, outcome: &'static str, server: Server, steps: f
 const PLAIN: Server = |_, _| None;
 
 pub const TLS: &[Row] = &[
-    row("trusted", "delivered", |authority, name| Some(authority.server(name, |_| ())), answers),
-    row("wrong-name", "tls", |authority, _| Some(authority.server("another", |_| ())), answers),
+    row("trusted", "delivered", |authority, name| Some(server(authority, name, |_| ())), answers),
+    row("wrong-name", "tls", |authority, _| Some(server(authority, "another", |_| ())), answers),
     row(
         "expired",
         "tls",
-        |authority, name| Some(authority.server(name, |params| params.not_after = date_time_ymd(2020, 1, 1))),
+        |authority, name| {
+            Some(server(authority, name, |params| params.not_after = date_time_ymd(2020, 1, 1)))
+        },
         answers,
     ),
     row(
         "not-yet-valid",
         "tls",
         |authority, name| {
-            Some(authority.server(name, |params| params.not_before = date_time_ymd(2090, 1, 1)))
+            Some(server(authority, name, |params| params.not_before = date_time_ymd(2090, 1, 1)))
         },
         answers,
     ),
     row("self-signed", "tls", |_, name| Some(self_signed(name)), answers),
-    row("unknown-authority", "tls", |_, name| Some(Authority::new().server(name, |_| ())), answers),
+    row("unknown-authority", "tls", |_, name| Some(server(&Authority::new(), name, |_| ())), answers),
     row("stalls", "timeout", PLAIN, || vec![Step::Hang]),
     row("closes", "tls", PLAIN, Vec::new),
     row("plain", "tls", PLAIN, || vec![Step::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Step::Hang]),
@@ -101,7 +90,7 @@ pub const TLS: &[Row] = &[
     row(
         "stalls-after-handshake",
         "timeout",
-        |authority, name| Some(authority.server(name, |_| ())),
+        |authority, name| Some(server(authority, name, |_| ())),
         || vec![Step::Read, Step::Hang],
     ),
     // A message of 64 KiB that comes in records of one byte.
@@ -117,13 +106,13 @@ pub const TLS: &[Row] = &[
     row(
         "floods-tickets",
         "protocol",
-        |authority, name| Some(authority.tickets(name)),
+        |authority, name| Some(tickets(authority, name)),
         || vec![Step::Read, Step::Hang],
     ),
     row(
         "continues",
         "protocol",
-        |authority, name| Some(authority.server(name, |_| ())),
+        |authority, name| Some(server(authority, name, |_| ())),
         || vec![Step::Read, Step::Flood(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(600))],
     ),
 ];

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::children;
 
@@ -49,13 +49,19 @@ impl Authority {
         self.folder.join("ca.pem")
     }
 
+    /// A certificate as told, and the key that was made for it.
+    pub fn sign(&self, params: &CertificateParams) -> (Certificate, KeyPair) {
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params.signed_by(&key, &self.issuer).expect("an authority can sign");
+        (certificate, key)
+    }
+
     /// A certificate for somebody who is called so, valid for servers at 127.0.0.1.
     pub fn identity(&self, name: &str) -> Identity {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).expect("they are names");
         params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key can be made");
-        let certificate = params.signed_by(&key, &self.issuer).expect("an authority can sign");
+        let (certificate, key) = self.sign(&params);
         let write = |ending: &str, text: String| {
             let path = self.folder.join(format!("{name}.{ending}"));
             fs::write(&path, text).expect("the rig's folder can be written");

@@ -1,0 +1,168 @@
+//! Kafka by TLS: with certificates, with passwords, and with no more rights than each role needs.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{PASSWORD, assert_all_came, events, webhooks};
+use crate::support::authority::{Identity, text};
+use crate::support::{Authority, HeldPort, Kafka, ok, process, receiver, system};
+
+/// What each role may do, as an operator would grant it.
+const ACLS: &str = include_str!("../../../deploy/kafka/acls.tsv");
+const PREFIX: &str = "secure-";
+
+/// A broker that is reached by TLS with a certificate, or with a name and a password; nobody may do anything but those
+/// whom the list of rights names. The rig itself comes in by a listener without all that.
+struct SecureKafka {
+    kafka: Kafka,
+    sasl: HeldPort,
+    mutual: HeldPort,
+    authority: Authority,
+}
+
+impl SecureKafka {
+    async fn start() -> Option<Self> {
+        let (authority, sasl, mutual) = (Authority::new(), HeldPort::new(), HeldPort::new());
+        let server = authority.identity("server");
+        let listeners = format!("SASL://{},MUTUAL://{}", sasl.addr(), mutual.addr());
+        let settings = format!(
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,MUTUAL:SSL\n\
+             ssl.keystore.type=PEM\nssl.keystore.location={}\nssl.truststore.type=PEM\nssl.truststore.location={}\n\
+             listener.name.mutual.ssl.client.auth=required\n\
+             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
+             listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
+             required user_bundlehook-aggregate=\"{PASSWORD}\";\n\
+             listener.name.sasl.scram-sha-512.sasl.jaas.config=\
+             org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+             super.users=User:ANONYMOUS\n",
+            text(&server.both()),
+            text(&authority.bundle()),
+        );
+        let user = format!("SCRAM-SHA-512=[name=bundlehook-deliver,password={PASSWORD}]");
+        let kafka = Kafka::start_with(&listeners, &settings, &["--add-scram", &user]).await?;
+        for line in ACLS.lines().filter(|line| !line.starts_with('#')) {
+            let [role, operations, kind, names] = line.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("`{line}` has not four fields")
+            };
+            let principal = format!("User:bundlehook-{role}");
+            let mut arguments = vec!["--add".to_owned(), "--allow-principal".to_owned(), principal];
+            arguments
+                .extend(operations.split(' ').flat_map(|one| ["--operation".to_owned(), one.to_owned()]));
+            arguments
+                .extend(names.split(' ').flat_map(|name| [format!("--{kind}"), format!("{PREFIX}{name}")]));
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            kafka.tool("org.apache.kafka.tools.AclCommand", &arguments).await;
+        }
+        let upstream = ["--add", "--allow-principal", "User:CN=upstream", "--operation", "Write", "--topic"];
+        let topic = format!("{PREFIX}message-events");
+        kafka.tool("org.apache.kafka.tools.AclCommand", &[&upstream[..], &[&topic]].concat()).await;
+        Some(Self { kafka, sasl, mutual, authority })
+    }
+
+    fn by_password(&self, mechanism: &str, user: &str) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("security.protocol", "SASL_SSL".to_owned()),
+            ("sasl.mechanisms", mechanism.to_owned()),
+            ("sasl.username", user.to_owned()),
+            ("sasl.password", PASSWORD.to_owned()),
+            ("ssl.ca.location", text(&self.authority.bundle()).to_owned()),
+        ])
+    }
+
+    fn by_certificate(&self, identity: &Identity) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("security.protocol", "SSL".to_owned()),
+            ("ssl.ca.location", text(&self.authority.bundle()).to_owned()),
+            ("ssl.certificate.location", text(&identity.certificate).to_owned()),
+            ("ssl.key.location", text(&identity.key).to_owned()),
+        ])
+    }
+}
+
+fn properties(properties: &BTreeMap<&'static str, String>) -> String {
+    properties.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+}
+
+#[tokio::test]
+async fn each_role_does_its_work_in_kafka_by_tls_as_a_user_with_no_more_rights_than_listed() {
+    let Some(secure) = SecureKafka::start().await else { return };
+    let endpoint = receiver(ok());
+    let addr = secure.sasl.addr().to_string();
+    let aggregate = properties(&secure.by_password("PLAIN", "bundlehook-aggregate"));
+    let deliver = properties(&secure.by_password("SCRAM-SHA-512", "bundlehook-deliver"));
+    let upstream = secure.authority.identity("upstream");
+    let upstream = properties(&secure.by_certificate(&upstream));
+    let mutual = secure.mutual.addr().to_string();
+    let setup = system(2_000)
+        .prefix(PREFIX)
+        .env_of("aggregate", "BUNDLEHOOK_KAFKA_BROKERS", &addr)
+        .env_of("aggregate", "BUNDLEHOOK_KAFKA_PROPERTIES", &aggregate)
+        .env_of("deliver", "BUNDLEHOOK_KAFKA_BROKERS", &addr)
+        .env_of("deliver", "BUNDLEHOOK_KAFKA_PROPERTIES", &deliver)
+        .kafka(secure.kafka);
+    let Some(system) = setup.start(&webhooks(&endpoint)).await else { return };
+
+    // Upstream comes with a certificate.
+    let produce = |brokers: &str, properties: &str| {
+        let lines: Vec<String> = events().iter().map(Value::to_string).collect();
+        process("produce")
+            .args(["--file", "-"])
+            .env("BUNDLEHOOK_KAFKA_BROKERS", brokers)
+            .env("BUNDLEHOOK_KAFKA_PROPERTIES", properties)
+            .env("BUNDLEHOOK_TOPIC_PREFIX", PREFIX)
+            .input(lines.join("\n") + "\n")
+            .run()
+    };
+    let produced = produce(&mutual, &upstream).await;
+    assert!(produced.status.success(), "{produced:?}");
+    system.wait_done().await;
+    assert_all_came(&endpoint);
+    let log = system.kafka.log();
+    let denied: Vec<&str> = log.lines().filter(|line| line.contains("Denied")).collect();
+    assert!(denied.is_empty(), "rights are missing: {denied:#?}");
+
+    // Nobody has the rights of another.
+    let refused = produce(&addr, &deliver).await;
+    assert!(!refused.status.success() && refused.stderr.contains("may not be seen"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_trusted_or_does_not_trust_us_is_named_with_the_cause() {
+    let Some(secure) = SecureKafka::start().await else { return };
+    let stranger = Authority::new();
+    let (sasl, mutual) = (secure.sasl.addr().to_string(), secure.mutual.addr().to_string());
+    let by_password = secure.by_password("PLAIN", "bundlehook-aggregate");
+    let changed = |name, value: &str| {
+        let mut changed = by_password.clone();
+        changed.insert(name, value.to_owned());
+        changed
+    };
+    let forged = secure.by_certificate(&stranger.identity("upstream"));
+    let rows = [
+        (
+            "another authority",
+            &sasl,
+            changed("ssl.ca.location", text(&stranger.bundle())),
+            "certificate verify failed",
+        ),
+        ("another password", &sasl, changed("sasl.password", "battery"), "Authentication failed"),
+        ("plain text", &sasl, BTreeMap::new(), "security.protocol"),
+        ("a certificate of another authority", &mutual, forged, "unknown ca"),
+    ];
+    let mut wrong = Vec::new();
+    for (name, broker, settings, expected) in rows {
+        let launch = process("doctor")
+            .env("BUNDLEHOOK_KAFKA_BROKERS", broker)
+            .env("BUNDLEHOOK_KAFKA_PROPERTIES", properties(&settings))
+            .env("BUNDLEHOOK_REDIS_URL", "redis://127.0.0.1:1");
+        let ended = launch.run().await;
+        let told = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(!told.contains(PASSWORD), "{name}: {told}");
+        if ended.status.code() != Some(2) || !told.contains(expected) {
+            wrong.push(format!("---- {name}: `{expected}` is not in\n{told}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
