@@ -6,6 +6,7 @@ use std::time::Duration;
 use bundlehook::io::clock;
 use bundlehook::wire::waiting::WaitingDelivery;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Answer, LIMIT, Outgoing, Receiver, Record, Request, SESSION, System, answer, committed, event,
@@ -295,12 +296,21 @@ async fn after_an_outage_deliveries_go_directly_again_though_messages_keep_comin
 #[tokio::test]
 async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliver_restarts() {
     const COUNT: usize = 3_000;
-    let slow = receiver(answer(|_| Answer::status(200).after(Duration::from_millis(40))));
-    let Some(mut system) = start(&slow, &[], "300ms").await else { return };
+    let slow = receiver(ok());
+    let webhooks = [webhook("dead", "ws-dead", &slow.url("/"), json!({}))];
+    let system = system(2_000)
+        .env("BUNDLEHOOK_WAITING_MEMORY", "1")
+        .env("BUNDLEHOOK_REQUEST_TIMEOUT", "60s")
+        .env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION)
+        .start(&webhooks);
+    let Some(mut system) = system.await else { return };
     // The lane is there, and has nothing parked, before there is more than it can hold.
     system.publish(&events("ws-dead", 0..CHATS)).await;
     slow.wait_for(|requests| requests.len() == CHATS, "the first ones").await;
     system.wait_delivered().await;
+    let released = CancellationToken::new();
+    let gate = released.clone();
+    slow.set(answer(move |_| Answer::status(200).once(&gate))).await;
     system.publish(&events("ws-dead", CHATS..COUNT)).await;
     system.deliver.wait_sum(PARKED, 500.0).await;
     let committed = committed(
@@ -314,6 +324,8 @@ async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliv
     let first_parked = parked.keys().filter_map(|key| key.strip_prefix("0/")?.parse::<i64>().ok()).min();
     let committed = committed[0].offset;
     assert!(committed < first_parked, "something waits in memory: {committed:?}, {first_parked:?}");
+    slow.set(answer(|_| Answer::status(200).after(Duration::from_millis(40)))).await;
+    released.cancel();
 
     system.deliver.process.sigterm();
     assert!(system.deliver.process.wait_exit(LIMIT).await.success());

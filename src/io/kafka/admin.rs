@@ -36,7 +36,8 @@ pub enum AdminError {
     Settings(#[source] KafkaError),
     /// Nobody answers.
     #[error(
-        "no broker of `{brokers}` answered within {} s ({heard}); is `--kafka-brokers` right, and does Kafka run?",
+        "no broker of `{brokers}` answered within {} s ({heard}); is `--kafka-brokers` right, does Kafka run, and does it \
+         expect `security.protocol={protocol}`?",
         ANSWER.as_secs()
     )]
     Unreachable {
@@ -44,6 +45,8 @@ pub enum AdminError {
         brokers: String,
         /// The last that librdkafka said about it.
         heard: String,
+        /// How we spoke to it.
+        protocol: String,
     },
     /// A topic could not be created.
     #[error("topic `{topic}` could not be created: {problem}")]
@@ -172,6 +175,7 @@ pub struct Admin {
 
     heard: Heard,
     brokers: String,
+    protocol: String,
 }
 
 impl Admin {
@@ -184,7 +188,8 @@ impl Admin {
         let config = client_config(settings);
         let client = config.create_with_context(heard.clone()).map_err(AdminError::Settings)?;
         let asker = config.create_with_context(heard.clone()).map_err(AdminError::Settings)?;
-        Ok(Self { client, asker: Arc::new(asker), heard, brokers: settings.brokers.clone() })
+        let protocol = config.get("security.protocol").unwrap_or("plaintext").to_owned();
+        Ok(Self { client, asker: Arc::new(asker), heard, brokers: settings.brokers.clone(), protocol })
     }
 
     /// The number of partitions of each topic that this user may see.
@@ -265,7 +270,7 @@ impl Admin {
 
     fn unreachable(&self, error: &KafkaError) -> AdminError {
         let heard = self.heard.last().unwrap_or_else(|| error.to_string());
-        AdminError::Unreachable { brokers: self.brokers.clone(), heard }
+        AdminError::Unreachable { brokers: self.brokers.clone(), heard, protocol: self.protocol.clone() }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Deliver,
     memory::Share,
-    parking::Parking,
+    parking::{Limits, Parking},
     queued::{Origin, Queued},
 };
 use crate::{
@@ -41,33 +41,24 @@ pub(super) struct Wish {
     pub share: Share,
     /// Changes whenever what is fetched meanwhile would be out of order.
     pub epoch: u64,
-    pub taken: Taken,
+    /// Bundle offsets that the lane has in memory or in flight.
+    pub taken: HashSet<i64>,
+    /// Those that were parked since while they are in flight.
+    pub held: Held,
 }
 
-/// Bundle offsets that a lane has in memory or in flight, at any moment: one may be parked while its request hangs, and
-/// nobody else may end its waiting then.
+/// Bundle offsets of deliveries that were parked while their requests hang, since a fetch began. They stay here until
+/// the next fetch, also when they have ended: whoever finds one in the queue must leave it to its attempt.
 #[derive(Clone, Default)]
-pub(super) struct Taken(Arc<Mutex<HashSet<i64>>>);
+pub(super) struct Held(Arc<Mutex<HashSet<i64>>>);
 
-impl Taken {
-    fn offsets(&self) -> MutexGuard<'_, HashSet<i64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Held {
+    pub fn add(&self, offset: i64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(offset);
     }
 
-    pub fn len(&self) -> usize {
-        self.offsets().len()
-    }
-
-    pub fn contains(&self, offset: i64) -> bool {
-        self.offsets().contains(&offset)
-    }
-
-    pub fn extend(&self, offsets: impl Iterator<Item = i64>) {
-        self.offsets().extend(offsets);
-    }
-
-    pub fn remove(&self, offset: i64) {
-        self.offsets().remove(&offset);
+    fn contains(&self, offset: i64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&offset)
     }
 }
 
@@ -95,6 +86,13 @@ pub(super) enum What {
 }
 
 impl Wish {
+    /// True if nothing was begun with it.
+    fn is_free(&self, limits: &Limits, Parked { offset, .. }: &Parked) -> bool {
+        let is_begun =
+            limits.leaving.contains(offset) || self.taken.contains(offset) || self.held.contains(*offset);
+        !is_begun
+    }
+
     fn fetched(&self, what: What) -> Fetched {
         let (partition, token) = (self.parking.partition(), self.parking.token());
         Fetched { partition, token, epoch: self.epoch, what }
@@ -123,9 +121,7 @@ impl Deliver {
             page.iter().copied().take_while(|parked| parked.offset < limits.before).collect();
         // What stands behind an order that is not carried out comes later; the lane is told then.
         let cut = in_order.len() < page.len();
-        let skip =
-            |parked: &Parked| limits.leaving.contains(&parked.offset) || wish.taken.contains(parked.offset);
-        let free = in_order.iter().copied().filter(|parked| !skip(parked)).collect();
+        let free = in_order.iter().copied().filter(|parked| wish.is_free(&limits, parked)).collect();
         let waiting = self.end_unwanted(&wish, free);
         let bytes = self.memory.left(&wish.share).unwrap_or_default().min(PAGE_BYTES);
         let fitting = &waiting[..that_fit(&waiting, bytes)];
@@ -152,10 +148,7 @@ impl Deliver {
             let Some(last) = page.last().map(|parked| parked.offset) else {
                 return wish.fetched(What::Swept(None));
             };
-            let skip = |parked: &Parked| {
-                limits.leaving.contains(&parked.offset) || wish.taken.contains(parked.offset)
-            };
-            let free: Vec<Parked> = page.into_iter().filter(|parked| !skip(parked)).collect();
+            let free: Vec<Parked> = page.into_iter().filter(|parked| wish.is_free(&limits, parked)).collect();
             let looked_at = free.len();
             let waiting = self.end_unwanted(&wish, free);
             if waiting.len() == looked_at && looked_at > 0 {

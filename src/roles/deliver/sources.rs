@@ -1,7 +1,7 @@
 //! The queues that a lane drains, one for each partition that has something of its webhook parked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{
     Deliver,
-    drain::{Fetched, Taken, What, Wish},
+    drain::{Fetched, Held, What, Wish},
     memory::Share,
     parking::Parking,
     queued::Queued,
@@ -40,7 +40,9 @@ struct Source {
     /// Everything up to this bundle offset was pulled.
     after: i64,
     /// What was pulled and is in memory or in flight.
-    taken: Taken,
+    taken: HashSet<i64>,
+    /// What was parked in flight since the last fetch began.
+    held: Held,
     /// Changes when what is being fetched is out of date.
     epoch: u64,
     /// There was nothing more to pull.
@@ -54,13 +56,24 @@ struct Source {
 
 impl Source {
     fn new(parking: Parking) -> Self {
-        let (taken, sweep_at) = (Taken::default(), Instant::now());
-        Self { parking, after: -1, taken, epoch: 0, at_end: false, has_more: false, front: None, sweep_at }
+        let (taken, held, sweep_at) = (HashSet::new(), Held::default(), Instant::now());
+        Self {
+            parking,
+            after: -1,
+            taken,
+            held,
+            epoch: 0,
+            at_end: false,
+            has_more: false,
+            front: None,
+            sweep_at,
+        }
     }
 
-    fn wish(&self, webhook: &WebhookId, share: &Share) -> Wish {
-        let (parking, taken) = (self.parking.clone(), self.taken.clone());
-        Wish { parking, webhook: webhook.clone(), share: share.clone(), epoch: self.epoch, taken }
+    fn wish(&mut self, webhook: &WebhookId, share: &Share) -> Wish {
+        self.held = Held::default();
+        let (parking, taken, held) = (self.parking.clone(), self.taken.clone(), self.held.clone());
+        Wish { parking, webhook: webhook.clone(), share: share.clone(), epoch: self.epoch, taken, held }
     }
 
     /// What was pulled goes back: pulling begins anew.
@@ -125,7 +138,8 @@ impl Sources {
     pub fn hold(&mut self, parking: &Parking, offset: i64) {
         self.told(parking.clone());
         if let Some(source) = self.by_partition.get_mut(&parking.partition()) {
-            source.taken.extend(std::iter::once(offset));
+            source.held.add(offset);
+            source.taken.insert(offset);
             source.rewind(&self.webhook);
         }
     }
@@ -134,7 +148,7 @@ impl Sources {
     pub fn forget(&mut self, queued: &Queued) {
         let source = self.by_partition.get_mut(&queued.parking.partition());
         if let Some(source) = source.filter(|source| queued.is_of(&source.parking)) {
-            source.taken.remove(queued.delivery.offset);
+            source.taken.remove(&queued.delivery.offset);
         }
     }
 
