@@ -96,8 +96,10 @@ async fn rebuild(system: &mut System, messages: usize) -> f64 {
     system.aggregate.wait_sum(REBUILT, messages as f64).await;
     wait_until("nothing to be left", LIMIT, async || system.aggregate.sum(REMAINING).await < 1.0).await;
     let said = system.aggregate.process.stderr();
-    let line = said.lines().find(|line| line.contains("rebuilt")).expect("it says when it is done");
+    let is_end = |line: &&str| line.contains("rebuilt") && line.contains("records");
+    let line = said.lines().find(is_end).expect("it says when it is done");
     let rate = line.split("rate").nth(1).expect("it says how fast");
-    let digits = rate.split(['=', ' ', '\u{1b}']).find_map(|text| text.parse().ok());
+    // Colours stand between the name and the value.
+    let digits = rate.split(['=', ' ', 'm', '\u{1b}']).find_map(|text| text.parse().ok());
     digits.expect("the rate is a number")
 }
