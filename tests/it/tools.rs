@@ -6,25 +6,9 @@ use bundlehook::model::history::COUNTS_AFTER;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{self, Finished, Kafka, LIMIT, Launch, Record};
+use crate::support::{self, Finished, Kafka, LIMIT, Launch, Record, TOPICS};
 
 const EVENTS: &str = include_str!("../examples/events.jsonl");
-
-/// All topics, without prefix.
-const TOPICS: [&str; 12] = [
-    "message-events",
-    "webhook-settings",
-    "webhook-states",
-    "webhook-health",
-    "message-skips",
-    "bundles",
-    "waiting-deliveries",
-    "delivery-attempts",
-    "webhook-changes",
-    "webhook-events",
-    "notifications",
-    "dead-letters",
-];
 
 /// A tool with its Kafka and prefix.
 fn tool(name: &str, kafka: &Kafka, prefix: &str) -> Launch {

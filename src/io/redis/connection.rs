@@ -136,16 +136,7 @@ impl Redis {
     /// # Errors
     /// If the settings can't be used.
     pub async fn connect(settings: &RedisSettings) -> Result<Self, RedisError> {
-        loop {
-            match Servers::connect(settings).await {
-                Ok(servers) => return Ok(Self { servers, trouble: Arc::default() }),
-                Err(error) if error.kind() == ErrorKind::InvalidClientConfig => return Err(error),
-                Err(error) => {
-                    warn!(%error, "redis can't be reached yet");
-                    tokio::time::sleep(START_PAUSE).await;
-                }
-            }
-        }
+        Self::keep_trying(settings, |error| warn!(%error, "redis can't be reached yet")).await
     }
 
     /// Connects within a time, or says why the last try failed: unlike a role, a tool does not wait for ever.
@@ -154,20 +145,25 @@ impl Redis {
     /// The cause, or that there was no answer.
     pub async fn reach(settings: &RedisSettings, patience: Duration) -> Result<Self, String> {
         let mut cause = format!("no answer within {}", humantime::format_duration(patience));
-        let trying = async {
-            loop {
-                match Servers::connect(settings).await {
-                    Ok(servers) => return Ok(Self { servers, trouble: Arc::default() }),
-                    Err(error) if error.kind() == ErrorKind::InvalidClientConfig => {
-                        return Err(error.to_string());
-                    }
-                    Err(error) => cause = error.to_string(),
-                }
-                tokio::time::sleep(START_PAUSE).await;
+        let trying = Self::keep_trying(settings, |error| cause = error.to_string());
+        match tokio::time::timeout(patience, trying).await {
+            Ok(connected) => connected.map_err(|error| error.to_string()),
+            Err(_) => Err(cause),
+        }
+    }
+
+    async fn keep_trying(
+        settings: &RedisSettings,
+        mut failed: impl FnMut(&RedisError),
+    ) -> Result<Self, RedisError> {
+        loop {
+            match Servers::connect(settings).await {
+                Ok(servers) => return Ok(Self { servers, trouble: Arc::default() }),
+                Err(error) if error.kind() == ErrorKind::InvalidClientConfig => return Err(error),
+                Err(error) => failed(&error),
             }
-        };
-        let reached = tokio::time::timeout(patience, trying).await;
-        reached.unwrap_or_else(|_| Err(cause))
+            tokio::time::sleep(START_PAUSE).await;
+        }
     }
 
     /// Runs a script, loading it first where the server does not know it.

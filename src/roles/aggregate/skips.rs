@@ -107,16 +107,16 @@ impl Skips {
             self.add(message.offset, message.arrived, Skip::Duplicate, webhooks);
         }
         if !applied.duplicates.is_empty() {
-            let messages = plan.windows.iter().flat_map(|(key, window)| {
-                let workspace = WorkspaceId::parse(&key.workspace).ok();
-                window.messages.iter().map(move |message| (workspace.clone(), message))
-            });
-            let messages: Vec<_> = messages.collect();
+            let of_windows = plan.windows.iter();
+            let messages: Vec<_> = of_windows
+                .flat_map(|(key, window)| window.messages.iter().map(|message| (&*key.workspace, message)))
+                .collect();
             for (workspace, message) in applied.duplicates.iter().filter_map(|index| messages.get(*index)) {
-                // That of an event is checked when it is decoded.
-                let Some(workspace) = workspace else { continue };
-                let webhooks = message.webhooks.iter().map(|webhook| (webhook, workspace));
-                self.add(message.offset, message.arrived, Skip::Duplicate, webhooks);
+                // Valid, since it was checked when the event was decoded.
+                if let Ok(workspace) = WorkspaceId::parse(workspace) {
+                    let webhooks = message.webhooks.iter().map(|webhook| (webhook, &workspace));
+                    self.add(message.offset, message.arrived, Skip::Duplicate, webhooks);
+                }
             }
         }
         self.counted = self.counted.max(next);

@@ -2,22 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN, Console, MailServer, Process, System, token};
-
-const TOPICS: [&str; 12] = [
-    "message-events",
-    "webhook-settings",
-    "webhook-states",
-    "webhook-health",
-    "message-skips",
-    "bundles",
-    "waiting-deliveries",
-    "delivery-attempts",
-    "webhook-changes",
-    "webhook-events",
-    "notifications",
-    "dead-letters",
-];
+use crate::support::{ADMIN, Console, MailServer, Process, System, TOPICS, token};
 
 /// The pages of the console; the others are parts of these.
 const PAGES: [&str; 7] =

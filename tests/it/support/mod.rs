@@ -66,6 +66,22 @@ pub use self::records::{
 pub use self::redis::{Redis, RedisKind, redis, redis_with};
 pub use self::system::{Role, SESSION, Setup, System, Tenant, event, message_ids, system, tenant, webhook};
 
+/// All topics, without prefix.
+pub const TOPICS: [&str; 12] = [
+    "message-events",
+    "webhook-settings",
+    "webhook-states",
+    "webhook-health",
+    "message-skips",
+    "bundles",
+    "waiting-deliveries",
+    "delivery-attempts",
+    "webhook-changes",
+    "webhook-events",
+    "notifications",
+    "dead-letters",
+];
+
 /// The longest that anything in a test may take before it counts as failed.
 pub const LIMIT: Duration = Duration::from_mins(1);
 
