@@ -1,9 +1,9 @@
 //! Events become appends to windows, or bundles that are sent at once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    borrow::Cow,
+    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{NonePosition, Position},
         time::Millis,
-        window::{Granularity, WindowKey, WindowRules, effective_time},
+        window::{Granularity, Window, WindowKey, WindowRules, effective_time},
     },
     wire::{
         Poison, body,
@@ -34,13 +34,28 @@ pub struct SourceRecord<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// What a batch adds to one window.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct WindowAppend {
+/// What a batch adds to windows of one chat: messages that go to the same ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatAppend {
+    /// The chat's workspace.
+    pub workspace: String,
+    /// Its id.
+    pub chat: String,
+    /// The windows, at most one of each granularity.
+    pub windows: Vec<ChatWindow>,
     /// Frames of chat details, each with a fingerprint: the script stores one only where the details change.
-    pub chats: Vec<(u64, Vec<u8>)>,
+    pub details: Vec<(u64, Vec<u8>)>,
     /// Messages in the order of their offsets.
     pub messages: Vec<MessageAppend>,
+}
+
+/// One of the windows that messages go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatWindow {
+    /// When.
+    pub window: Window,
+    /// Who wants the messages.
+    pub webhooks: Vec<WebhookId>,
 }
 
 /// A message to append.
@@ -52,14 +67,26 @@ pub struct MessageAppend {
     pub message_id: String,
     /// Bytes of the message object.
     pub size: usize,
-    /// Which of the chat frames stands before it.
-    pub chat: usize,
+    /// Which of the frames of details stands before it.
+    pub details: usize,
     /// Its frame.
     pub frame: Vec<u8>,
     /// Its arrival.
     pub arrived: Millis,
-    /// Who wants it.
-    pub webhooks: Arc<[WebhookId]>,
+}
+
+impl ChatAppend {
+    /// What names one of its windows.
+    #[must_use]
+    pub fn key(&self, window: &ChatWindow) -> WindowKey {
+        WindowKey { window: window.window, workspace: self.workspace.clone(), chat: self.chat.clone() }
+    }
+
+    /// Itself with each message in each window, in the order in which the store numbers them.
+    pub fn pairs(&self) -> impl Iterator<Item = (&Self, &ChatWindow, &MessageAppend)> {
+        let of_window = move |window| self.messages.iter().map(move |message| (self, window, message));
+        self.windows.iter().flat_map(of_window)
+    }
 }
 
 /// A message that is sent at once, unless it is a repeat.
@@ -104,8 +131,8 @@ pub struct DeadLetter {
 pub struct Plan {
     /// In the order of their offsets.
     pub at_once: Vec<AtOnce>,
-    /// By window.
-    pub windows: HashMap<WindowKey, WindowAppend>,
+    /// By chat. A chat has several where its messages go to different windows; they are in the order of their offsets.
+    pub chats: Vec<ChatAppend>,
     /// In the order of their offsets.
     pub dead_letters: Vec<DeadLetter>,
     /// How many messages do not count, by reason.
@@ -133,13 +160,14 @@ impl Planner<'_> {
     #[must_use]
     pub fn plan<'r>(&self, records: impl IntoIterator<Item = SourceRecord<'r>>) -> Plan {
         let mut plan = Plan::default();
+        let mut latest = Latest::new();
         for record in records {
             match decode(record.value) {
                 Err(poison) => plan.dead_letters.push(DeadLetter { offset: record.offset, poison }),
                 Ok(Decoded::Skip(skip, workspace)) => {
                     self.skip(&mut plan, &record, skip, workspace.as_deref());
                 }
-                Ok(Decoded::Event(event)) => match self.place(&mut plan, &record, &event) {
+                Ok(Decoded::Event(event)) => match self.place(&mut plan, &mut latest, &record, &event) {
                     Ok(()) => plan.accepted += 1,
                     Err(skip) => self.skip(&mut plan, &record, skip, Some(&event.workspace_id)),
                 },
@@ -161,51 +189,51 @@ impl Planner<'_> {
         }
     }
 
-    fn place(&self, plan: &mut Plan, record: &SourceRecord<'_>, event: &Event<'_>) -> Result<(), Skip> {
+    fn place<'r>(
+        &self,
+        plan: &mut Plan,
+        latest: &mut Latest<'r>,
+        record: &SourceRecord<'r>,
+        event: &Event<'r>,
+    ) -> Result<(), Skip> {
         let rule = self.rules.at(record.arrived);
         if rule.too_old(event.message.timestamp, record.arrived) {
             return Err(Skip::TooOld);
         }
         let wanted = self.wanted(event, record.arrived)?;
         let effective = effective_time(event.message.timestamp, record.arrived, self.last_closed, rule);
-        let object = body::message_object(&event.message);
-        // Written by serde_json, so it is UTF-8.
-        let object = String::from_utf8_lossy(&object);
-        for (granularity, webhooks) in wanted {
-            if granularity == Granularity::None {
-                plan.at_once.push(self.at_once(record, event, &webhooks));
-                continue;
-            }
-            let key = WindowKey {
-                window: self.rules.at(effective).window(granularity, effective),
-                workspace: event.workspace_id.to_string(),
-                chat: event.chat.chat_id.to_string(),
-            };
-            append(plan.windows.entry(key).or_default(), record, event, &object, webhooks.into());
+        let (at_once, windowed) =
+            wanted.split_at(wanted.partition_point(|(granularity, _)| *granularity == Granularity::None));
+        if !at_once.is_empty() {
+            plan.at_once.push(self.at_once(record, event, at_once.iter().map(|(_, webhook)| *webhook)));
+        }
+        if !windowed.is_empty() {
+            let rule = self.rules.at(effective);
+            let by_granularity = windowed.chunk_by(|one, other| one.0 == other.0);
+            let windows = by_granularity.map(|webhooks| (rule.window(webhooks[0].0, effective), webhooks));
+            append_to(&mut plan.chats, latest, event, windows).take(record, event);
         }
         Ok(())
     }
 
-    /// The webhooks that want a message, by granularity.
-    fn wanted(
-        &self,
-        event: &Event<'_>,
-        arrived: Millis,
-    ) -> Result<BTreeMap<Granularity, Vec<WebhookId>>, Skip> {
+    /// The webhooks that want a message, in the order of their granularities.
+    fn wanted(&self, event: &Event<'_>, arrived: Millis) -> Result<Vec<(Granularity, &WebhookId)>, Skip> {
         let workspace = &event.workspace_id;
         if !self.directory.knows(workspace) {
             return Err(Skip::UnknownWorkspace);
         }
-        let mut wanted: BTreeMap<Granularity, Vec<WebhookId>> = BTreeMap::new();
-        for id in self.directory.webhooks_of(workspace) {
-            if let Some(granularity) = self.directory.wanted(id, workspace, arrived) {
-                wanted.entry(granularity).or_default().push(id.clone());
-            }
-        }
+        let granularity = |id| Some((self.directory.wanted(id, workspace, arrived)?, id));
+        let mut wanted: Vec<_> = self.directory.webhooks_of(workspace).filter_map(granularity).collect();
+        wanted.sort_by_key(|(granularity, _)| *granularity);
         if wanted.is_empty() { Err(Skip::NoEnabledWebhook) } else { Ok(wanted) }
     }
 
-    fn at_once(&self, record: &SourceRecord<'_>, event: &Event<'_>, webhooks: &[WebhookId]) -> AtOnce {
+    fn at_once<'w>(
+        &self,
+        record: &SourceRecord<'_>,
+        event: &Event<'_>,
+        webhooks: impl Iterator<Item = &'w WebhookId>,
+    ) -> AtOnce {
         let body: bytes::Bytes = body::single(event).into();
         let (workspace, chat, message) =
             (&event.workspace_id, &event.chat.chat_id, &event.message.message_id);
@@ -236,34 +264,135 @@ impl Planner<'_> {
             offset: record.offset,
             arrived: record.arrived,
             repeat_key: format!("{}/{workspace}/{}/{chat}/{message}", workspace.len(), chat.len()),
-            bundles: webhooks.iter().filter_map(bundle).collect(),
+            bundles: webhooks.filter_map(bundle).collect(),
         }
     }
 }
 
-fn append(
-    window: &mut WindowAppend,
-    record: &SourceRecord<'_>,
-    event: &Event<'_>,
-    object: &str,
-    webhooks: Arc<[WebhookId]>,
-) {
-    let details = encode(&Frame::ChatV1(ChatDetails::of(event)));
-    let mut hasher = DefaultHasher::new();
-    details.hash(&mut hasher);
-    let fingerprint = hasher.finish();
-    let known = window.chats.iter().position(|(known, _)| *known == fingerprint);
-    let chat = known.unwrap_or_else(|| {
-        window.chats.push((fingerprint, details));
-        window.chats.len() - 1
+/// Where the messages of a chat were put last, by workspace and chat.
+type Latest<'r> = HashMap<(Cow<'r, str>, Cow<'r, str>), usize>;
+
+/// What a message of a chat is put to: the chat's latest, if that goes to the same windows for the same webhooks.
+fn append_to<'p, 'w, 'r>(
+    chats: &'p mut Vec<ChatAppend>,
+    latest: &mut Latest<'r>,
+    event: &Event<'r>,
+    windows: impl Iterator<Item = (Window, &'w [(Granularity, &'w WebhookId)])> + Clone,
+) -> &'p mut ChatAppend {
+    let chat = (event.workspace_id.clone(), event.chat.chat_id.clone());
+    let is_same = |append: &ChatAppend| {
+        let present = append.windows.iter().map(|window| (window.window, window.webhooks.iter()));
+        let same = |((one, webhooks), (other, wanted)): ((Window, std::slice::Iter<'_, WebhookId>), _)| {
+            let wanted: &[(Granularity, &WebhookId)] = wanted;
+            one == other && webhooks.eq(wanted.iter().map(|(_, webhook)| *webhook))
+        };
+        append.windows.len() == windows.clone().count() && present.zip(windows.clone()).all(same)
+    };
+    let known = latest.get(&chat).copied().filter(|index| is_same(&chats[*index]));
+    let index = known.unwrap_or_else(|| {
+        let own = |(window, wanted): (Window, &[(Granularity, &WebhookId)])| {
+            let webhooks = wanted.iter().map(|(_, webhook)| (*webhook).clone()).collect();
+            ChatWindow { window, webhooks }
+        };
+        chats.push(ChatAppend {
+            workspace: event.workspace_id.to_string(),
+            chat: event.chat.chat_id.to_string(),
+            windows: windows.clone().map(own).collect(),
+            details: Vec::new(),
+            messages: Vec::new(),
+        });
+        latest.insert(chat, chats.len() - 1);
+        chats.len() - 1
     });
-    window.messages.push(MessageAppend {
-        offset: record.offset,
-        message_id: event.message.message_id.to_string(),
-        size: object.len(),
-        chat,
-        frame: encode(&Frame::MessageV1(LoggedMessage::new(event, object, record.offset, record.arrived))),
-        arrived: record.arrived,
-        webhooks,
-    });
+    &mut chats[index]
+}
+
+impl ChatAppend {
+    fn take(&mut self, record: &SourceRecord<'_>, event: &Event<'_>) {
+        let object = body::message_object(&event.message);
+        // Written by serde_json, so it is UTF-8.
+        let object = String::from_utf8_lossy(&object);
+        let details = encode(&Frame::ChatV1(ChatDetails::of(event)));
+        let mut hasher = DefaultHasher::new();
+        details.hash(&mut hasher);
+        let fingerprint = hasher.finish();
+        let known = self.details.iter().position(|(known, _)| *known == fingerprint);
+        let details = known.unwrap_or_else(|| {
+            self.details.push((fingerprint, details));
+            self.details.len() - 1
+        });
+        let (offset, arrived) = (record.offset, record.arrived);
+        self.messages.push(MessageAppend {
+            offset,
+            message_id: event.message.message_id.to_string(),
+            size: object.len(),
+            details,
+            frame: encode(&Frame::MessageV1(LoggedMessage::new(event, &object, offset, arrived))),
+            arrived,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        model::{history::Place, time::Millis, window::WindowRule},
+        wire::settings,
+    };
+
+    /// A message of the chat `c`, sent so many minutes after the hour in which it arrives.
+    fn message(minute: i64) -> Vec<u8> {
+        let line = include_str!("../../tests/examples/events.jsonl").lines().next().expect("there is one");
+        let mut event: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
+        event["message"]["timestamp"] = json!(Millis(HOUR + 60_000 * minute).to_rfc3339());
+        event["message"]["message_id"] = json!(minute.to_string());
+        event.to_string().into_bytes()
+    }
+
+    const HOUR: i64 = 3_600_000;
+
+    #[test]
+    fn messages_of_a_chat_that_go_to_the_same_windows_stand_together_and_in_order() {
+        let mut directory = Directory::default();
+        let event: serde_json::Value = serde_json::from_slice(&message(0)).expect("it is JSON");
+        for (id, granularity) in [("a", "1h"), ("b", "24h"), ("c", "24h")] {
+            let settings = json!({
+                "webhook_id": id, "workspace_id": event["workspace_id"], "label": "l", "url": "https://crm.example/",
+                "granularity": granularity, "owner": {"full_name": "Amnon", "email": "amnon@acme.example"},
+            });
+            let webhook = settings::decode(settings.to_string().as_bytes()).expect("it is valid");
+            let place = Place { at: Millis(0), offset: 0 };
+            directory.change(place, &webhook.webhook_id.clone(), Some(webhook));
+        }
+        let hour = std::time::Duration::from_millis(HOUR as u64);
+        let rules = WindowRules::single(WindowRule::new(hour, hour, std::time::Duration::ZERO));
+        let source = Source { topic_id: "t".to_owned(), partition: 0 };
+        let planner = Planner { directory: &directory, source: &source, rules: &rules, last_closed: None };
+        // The third one belongs to the hour before: to another window of an hour, and to the same one of a day.
+        let minutes = [30, 31, -1, 32, 33];
+        let values: Vec<Vec<u8>> = minutes.iter().map(|minute| message(*minute)).collect();
+        let arrived = Millis(HOUR + 40 * 60_000);
+        let records = values.iter().zip(0..).map(|(value, offset)| SourceRecord {
+            offset,
+            arrived,
+            value: Some(value),
+        });
+        let plan = planner.plan(records);
+        assert_eq!(plan.accepted, 5, "{plan:?}");
+        let offsets: Vec<Vec<i64>> = plan
+            .chats
+            .iter()
+            .map(|chat| chat.messages.iter().map(|message| message.offset).collect())
+            .collect();
+        assert_eq!(offsets, [vec![0, 1], vec![2], vec![3, 4]]);
+        let starts =
+            |chat: &ChatAppend| chat.windows.iter().map(|window| window.window.start.0).collect::<Vec<_>>();
+        assert_eq!(plan.chats.iter().map(starts).collect::<Vec<_>>(), [[HOUR, 0], [0, 0], [HOUR, 0]]);
+        let ids = |window: &ChatWindow| window.webhooks.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(plan.chats[0].windows.iter().map(ids).collect::<Vec<_>>(), [vec!["a"], vec!["b", "c"]]);
+        assert_eq!(plan.chats[0].details.len(), 1, "the details of the chat stand once");
+    }
 }

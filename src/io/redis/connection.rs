@@ -6,8 +6,8 @@ use std::{
 };
 
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, ScriptInvocation, ServerErrorKind,
-    Value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, Script, ScriptInvocation,
+    ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
@@ -176,6 +176,23 @@ impl Redis {
     ) -> Result<T, StoreError> {
         let mut connection = self.connection().await?;
         let answer = invocation.invoke_async(&mut connection).await;
+        self.judge(&connection, answer)
+    }
+
+    /// Runs a call of a script that is written out (`EVALSHA`), loading the script first where the server does not know
+    /// it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn evaluate<T: FromRedisValue>(&self, script: &Script, call: &Cmd) -> Result<T, StoreError> {
+        let mut connection = self.connection().await?;
+        let mut answer = call.query_async(&mut connection).await;
+        if matches!(&answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
+            answer = match script.load_async(&mut connection).await {
+                Ok(_) => call.query_async(&mut connection).await,
+                Err(error) => Err(error),
+            };
+        }
         self.judge(&connection, answer)
     }
 

@@ -355,12 +355,12 @@ impl<'a> Partition<'a> {
 
     /// Windows that this batch may have opened hold the safe offset back.
     fn note_open(&mut self, plan: &Plan) {
-        for (key, window) in &plan.windows {
-            let first =
-                window.messages.iter().map(|message| message.offset).find(|offset| *offset >= self.applied);
-            if let Some(first) = first {
-                let entry = self.open.entry(key.window.end).or_insert(first);
-                *entry = first.min(*entry);
+        for chat in &plan.chats {
+            let mut offsets = chat.messages.iter().map(|message| message.offset);
+            let Some(first) = offsets.find(|offset| *offset >= self.applied) else { continue };
+            for window in &chat.windows {
+                let oldest = self.open.entry(window.window.end).or_insert(first);
+                *oldest = first.min(*oldest);
             }
         }
     }

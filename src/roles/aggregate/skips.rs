@@ -13,7 +13,7 @@ use tracing::error;
 
 use super::{Aggregate, Trouble};
 use crate::{
-    flow::event_to_window::Plan,
+    flow::event_to_window::{ChatAppend, Plan},
     io::{
         kafka::{
             intake::PartitionFeed,
@@ -107,14 +107,12 @@ impl Skips {
             self.add(message.offset, message.arrived, Skip::Duplicate, webhooks);
         }
         if !applied.duplicates.is_empty() {
-            let of_windows = plan.windows.iter();
-            let messages: Vec<_> = of_windows
-                .flat_map(|(key, window)| window.messages.iter().map(|message| (&*key.workspace, message)))
-                .collect();
-            for (workspace, message) in applied.duplicates.iter().filter_map(|index| messages.get(*index)) {
+            let messages: Vec<_> = plan.chats.iter().flat_map(ChatAppend::pairs).collect();
+            for (chat, window, message) in applied.duplicates.iter().filter_map(|index| messages.get(*index))
+            {
                 // Valid, since it was checked when the event was decoded.
-                if let Ok(workspace) = WorkspaceId::parse(workspace) {
-                    let webhooks = message.webhooks.iter().map(|webhook| (webhook, &workspace));
+                if let Ok(workspace) = WorkspaceId::parse(&chat.workspace) {
+                    let webhooks = window.webhooks.iter().map(|webhook| (webhook, &workspace));
                     self.add(message.offset, message.arrived, Skip::Duplicate, webhooks);
                 }
             }

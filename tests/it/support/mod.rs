@@ -23,7 +23,7 @@
 pub mod authority;
 mod broker;
 mod browser;
-mod children;
+pub mod children;
 pub mod console;
 pub mod dns;
 mod egress;

@@ -2,13 +2,13 @@
 //! committed and published outlives it.
 
 use std::collections::{BTreeMap, btree_map::Entry};
-use std::sync::Arc;
 
-use bundlehook::flow::event_to_window::{MessageAppend, Plan, WindowAppend};
+use bundlehook::flow::event_to_window::{ChatAppend, ChatWindow, MessageAppend, Plan};
 use bundlehook::io::redis::windows::WindowStore;
 use bundlehook::io::{Redis, StoreError};
 use bundlehook::model::position::ClosedWindow;
 use bundlehook::model::time::Millis;
+use bundlehook::model::window::WindowKey;
 use uuid::Uuid;
 
 use super::model::{Content, GRANULARITIES, Message, Place, rule};
@@ -159,11 +159,13 @@ impl Owner {
         let Some(last) = batch.last() else { return Ok(()) };
         let (to, plan) = (last.offset + 1, plan(&batch));
         self.store.apply(&plan, to, Some(last.closed()), &rule()).await?;
-        for (key, window) in &plan.windows {
-            let fresh = window.messages.iter().map(|message| message.offset);
+        for chat in &plan.chats {
+            let fresh = chat.messages.iter().map(|message| message.offset);
             if let Some(first) = fresh.filter(|offset| *offset >= self.applied).min() {
-                let oldest = self.open.entry(key.window.end).or_insert(first);
-                *oldest = first.min(*oldest);
+                for window in &chat.windows {
+                    let oldest = self.open.entry(window.window.end).or_insert(first);
+                    *oldest = first.min(*oldest);
+                }
             }
         }
         self.applied = self.applied.max(to);
@@ -241,27 +243,38 @@ impl Owner {
     }
 }
 
+/// A chat is written in pieces, now and then, as where its messages go to other windows in between.
 fn plan(batch: &[Message]) -> Plan {
     let mut plan = Plan::default();
     for message in batch {
-        for key in GRANULARITIES.map(|granularity| message.window(granularity)) {
-            let window = plan.windows.entry(key).or_insert_with(WindowAppend::default);
-            let fingerprint = u64::from(message.details) + 1;
-            let known = window.chats.iter().position(|(other, _)| *other == fingerprint);
-            let chat = known.unwrap_or_else(|| {
-                window.chats.push((fingerprint, message.details_frame()));
-                window.chats.len() - 1
+        let windows = GRANULARITIES.map(|granularity| message.window(granularity));
+        let known = plan.chats.iter().rposition(|chat: &ChatAppend| chat.chat == windows[0].chat);
+        let index = known.filter(|_| message.offset % 3 != 0).unwrap_or_else(|| {
+            let window = |key: &WindowKey| ChatWindow { window: key.window, webhooks: Vec::new() };
+            plan.chats.push(ChatAppend {
+                workspace: windows[0].workspace.clone(),
+                chat: windows[0].chat.clone(),
+                windows: windows.iter().map(window).collect(),
+                details: Vec::new(),
+                messages: Vec::new(),
             });
-            window.messages.push(MessageAppend {
-                offset: message.offset,
-                message_id: message.id.to_string(),
-                size: message.size,
-                chat,
-                frame: message.frame(),
-                arrived: message.closed(),
-                webhooks: Arc::from([]),
-            });
-        }
+            plan.chats.len() - 1
+        });
+        let chat = &mut plan.chats[index];
+        let fingerprint = u64::from(message.details) + 1;
+        let known = chat.details.iter().position(|(other, _)| *other == fingerprint);
+        let details = known.unwrap_or_else(|| {
+            chat.details.push((fingerprint, message.details_frame()));
+            chat.details.len() - 1
+        });
+        chat.messages.push(MessageAppend {
+            offset: message.offset,
+            message_id: message.id.to_string(),
+            size: message.size,
+            details,
+            frame: message.frame(),
+            arrived: message.closed(),
+        });
     }
     plan
 }

@@ -4,14 +4,14 @@
 --
 -- KEYS: owner, open, parts, then the keys of the filter for repeats, then log, index and due of each window.
 -- ARGV: guard, next offset of the batch, last closed boundary, most messages and bytes of a part,
---   span of the filter (ms), its life (ms), number of its keys, number of messages sent at once, number of windows;
+--   span of the filter (ms), its life (ms), number of its keys, number of messages sent at once, number of chats;
 --   each message sent at once: index of its present and of its former filter key, field, offset, arrival;
---   each window: name, boundary, number of chat frames, each with fingerprint and frame, number of messages, each with
---   offset, id, size, index of its chat frame, frame.
+--   each chat: number of windows, each with name and boundary, number of frames of details, each with fingerprint and
+--   frame, number of messages, which go to each of the windows, each with offset, id, size, index of its details, frame.
 local open, parts = KEYS[2], KEYS[3]
 local most_messages, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local span, life = tonumber(ARGV[7]), ARGV[8]
-local filters, at_once, windows = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local filters, at_once, chats = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local at = 12
 
 local repeats = {}
@@ -34,21 +34,16 @@ end
 
 local duplicates, sealed, ordinal = {}, 0, 0
 local key = 3 + filters
-for _ = 1, windows do
-  local log, index, due = KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
-  key = key + 3
-  local name, boundary, chats = ARGV[at], ARGV[at + 1], at + 3
-  at = chats + 2 * tonumber(ARGV[at + 2])
-  local messages = tonumber(ARGV[at])
-  at = at + 1
+
+-- Appends messages to one window. They begin at an argument; so do the frames of details.
+local function append(log, index, due, name, boundary, details, at, messages)
   local meta = redis.call('HMGET', index, '#n', '#b', '#p', '#c')
   local count, bytes = tonumber(meta[1] or 0), tonumber(meta[2] or 0)
   local part, chat = tonumber(meta[3] or 0), meta[4]
   local buffer, first = {}, nil
-  for _ = 1, messages do
+  for at = at, at + 5 * (messages - 1), 5 do
     local offset, id, size = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-    local details, frame = chats + 2 * tonumber(ARGV[at + 3]), ARGV[at + 4]
-    at, ordinal = at + 5, ordinal + 1
+    ordinal = ordinal + 1
     if tonumber(offset) >= applied then
       if redis.call('HSETNX', index, '=' .. id, '') == 0 then
         duplicates[#duplicates + 1] = ordinal
@@ -61,11 +56,12 @@ for _ = 1, windows do
           buffer, count, bytes, chat = {}, 0, 0, nil
           sealed = sealed + 1
         end
-        if chat ~= ARGV[details] then
-          chat = ARGV[details]
-          buffer[#buffer + 1] = ARGV[details + 1]
+        local detail = details + 2 * tonumber(ARGV[at + 3])
+        if chat ~= ARGV[detail] then
+          chat = ARGV[detail]
+          buffer[#buffer + 1] = ARGV[detail + 1]
         end
-        buffer[#buffer + 1] = frame
+        buffer[#buffer + 1] = ARGV[at + 4]
         count, bytes = count + 1, bytes + size
         first = first or offset
       end
@@ -76,13 +72,26 @@ for _ = 1, windows do
     redis.call('HSET', index, '#n', count, '#b', bytes, '#p', part, '#c', chat)
     if not meta[1] then
       redis.call('ZADD', due, 'NX', first, name)
-      -- The windows of a batch come in any order.
+      -- The chats of a batch come in any order.
       local oldest = redis.call('HGET', open, boundary)
       if not oldest or tonumber(first) < tonumber(oldest) then
         redis.call('HSET', open, boundary, first)
       end
     end
   end
+end
+
+for _ = 1, chats do
+  local windows, names = tonumber(ARGV[at]), at + 1
+  local details = names + 2 * windows + 1
+  local first = details + 2 * tonumber(ARGV[details - 1]) + 1
+  local messages = tonumber(ARGV[first - 1])
+  for window = 0, windows - 1 do
+    append(KEYS[key + 1], KEYS[key + 2], KEYS[key + 3], ARGV[names + 2 * window], ARGV[names + 2 * window + 1],
+      details, first, messages)
+    key = key + 3
+  end
+  at = first + 5 * messages
 end
 
 -- Last: a script whose first write needs no memory is never refused for lack of it.

@@ -17,12 +17,12 @@ use std::{
     sync::atomic::{AtomicI64, Ordering},
 };
 
-use redis::{Script, ScriptInvocation};
+use redis::{Cmd, Script, ScriptInvocation};
 use uuid::Uuid;
 
 use super::{Redis, StoreError};
 use crate::{
-    flow::event_to_window::{AtOnce, Plan, WindowAppend},
+    flow::event_to_window::{AtOnce, ChatAppend, Plan},
     model::{
         time::Millis,
         window::{Granularity, WindowKey, WindowRule},
@@ -274,24 +274,9 @@ impl WindowStore {
         closed: Option<Millis>,
         rule: &WindowRule,
     ) -> Result<Applied, StoreError> {
-        let filters = filter_buckets(&plan.at_once);
-        let mut call = self.guarded(&self.scripts.apply);
-        call.key(self.key("open")).key(self.key("parts"));
-        for bucket in filters.keys() {
-            call.key(self.key(&format!("seen:{bucket}")));
-        }
-        call.arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
-        call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
-        call.arg(filters.len()).arg(plan.at_once.len()).arg(plan.windows.len());
-        for message in &plan.at_once {
-            let bucket = message.arrived.0.div_euclid(REPEAT_SPAN_MS);
-            call.arg(filters[&bucket]).arg(filters[&(bucket - 1)]);
-            call.arg(&message.repeat_key).arg(message.offset).arg(message.arrived.0);
-        }
-        for (key, window) in &plan.windows {
-            self.add_window(&mut call, key, window);
-        }
-        let (sealed, repeats, duplicates): (u64, String, Vec<usize>) = self.redis.invoke(&call).await?;
+        let call = self.apply_call(plan, to, closed, rule);
+        let (sealed, repeats, duplicates): (u64, String, Vec<usize>) =
+            self.redis.evaluate(&self.scripts.apply, &call).await?;
         self.applied.fetch_max(to, Ordering::AcqRel);
         Ok(Applied {
             duplicates: duplicates.into_iter().map(|ordinal| ordinal - 1).collect(),
@@ -300,24 +285,33 @@ impl WindowStore {
         })
     }
 
-    fn add_window(&self, call: &mut ScriptInvocation<'_>, key: &WindowKey, window: &WindowAppend) {
-        let name = key.name();
-        for key in self.window_keys(&name) {
-            call.key(key);
+    /// The call of the script, written at once into the bytes that are sent: nothing is copied once more for a message.
+    fn apply_call(&self, plan: &Plan, to: i64, closed: Option<Millis>, rule: &WindowRule) -> Cmd {
+        let filters = filter_buckets(&plan.at_once);
+        let windows: usize = plan.chats.iter().map(|chat| chat.windows.len()).sum();
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(self.scripts.apply.get_hash()).arg(3 + filters.len() + 3 * windows);
+        call.arg(self.owner()).arg(self.key("open")).arg(self.key("parts"));
+        for bucket in filters.keys() {
+            call.arg(self.key(&format!("seen:{bucket}")));
         }
-        call.key(self.due_key(key.window.end));
-        call.arg(name).arg(key.window.end.0).arg(window.chats.len());
-        for (fingerprint, frame) in &window.chats {
-            call.arg(format!("{fingerprint:x}")).arg(frame);
+        for (chat, window) in plan.chats.iter().flat_map(|chat| chat.windows.iter().map(move |of| (chat, of)))
+        {
+            call.arg(&self.window_keys(&chat.key(window).name())[..]).arg(self.due_key(window.window.end));
         }
-        call.arg(window.messages.len());
-        for message in &window.messages {
-            call.arg(message.offset)
-                .arg(&message.message_id)
-                .arg(message.size)
-                .arg(message.chat)
-                .arg(&message.frame);
+        call.arg(&self.token).arg(self.applied.load(Ordering::Acquire));
+        call.arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
+        call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
+        call.arg(filters.len()).arg(plan.at_once.len()).arg(plan.chats.len());
+        for message in &plan.at_once {
+            let bucket = message.arrived.0.div_euclid(REPEAT_SPAN_MS);
+            call.arg(filters[&bucket]).arg(filters[&(bucket - 1)]);
+            call.arg(&message.repeat_key).arg(message.offset).arg(message.arrived.0);
         }
+        for chat in &plan.chats {
+            add_chat(&mut call, chat);
+        }
+        call
     }
 
     /// The boundaries at which windows are open, with the first offset of the oldest.
@@ -423,6 +417,22 @@ impl WindowStore {
         let mut call = self.guarded(&self.scripts.parts);
         call.key(self.key("parts")).arg("forget").arg(names);
         self.redis.invoke::<Vec<String>>(&call).await.map(drop)
+    }
+}
+
+fn add_chat(call: &mut Cmd, chat: &ChatAppend) {
+    call.arg(chat.windows.len());
+    for window in &chat.windows {
+        call.arg(chat.key(window).name()).arg(window.window.end.0);
+    }
+    call.arg(chat.details.len());
+    for (fingerprint, frame) in &chat.details {
+        call.arg(format!("{fingerprint:x}")).arg(frame);
+    }
+    call.arg(chat.messages.len());
+    for message in &chat.messages {
+        call.arg(message.offset).arg(&message.message_id).arg(message.size);
+        call.arg(message.details).arg(&message.frame);
     }
 }
 
