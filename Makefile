@@ -65,6 +65,14 @@ lint: setup ## check the format, clippy and the import rule
 check-deploy: setup ## check what is in deploy/: manifests, alerts, dashboard, Dockerfile, compose file
 	@deploy/check
 
+.PHONY: bench
+bench: setup ## measure what a message costs, beside the least that it could; ARGS=--help says more
+	@cargo bench --bench speed -- $(ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: setup ## see that the measurements work: small, not optimised, without goals
+	@cargo bench --profile test --bench speed -- --smoke
+
 .PHONY: bench-isolation
 bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes
 	@cargo bench --bench isolation -- $(ARGS)

@@ -210,8 +210,9 @@ impl Planner<'_> {
         if !windowed.is_empty() {
             let rule = self.rules.at(effective);
             let by_granularity = windowed.chunk_by(|one, other| one.0 == other.0);
-            let windows = by_granularity.map(|webhooks| (rule.window(webhooks[0].0, effective), webhooks));
-            append_to(&mut plan.chats, latest, event, windows).take(record, event);
+            let windows: Vec<_> =
+                by_granularity.map(|webhooks| (rule.window(webhooks[0].0, effective), webhooks)).collect();
+            append_to(&mut plan.chats, latest, event, &windows).take(record, event);
         }
         Ok(())
     }
@@ -272,32 +273,37 @@ impl Planner<'_> {
 /// Where the messages of a chat were put last, by workspace and chat.
 type Latest<'r> = HashMap<(Cow<'r, str>, Cow<'r, str>), usize>;
 
+/// A window, and who wants a message in it.
+type Wanted<'w> = (Window, &'w [(Granularity, &'w WebhookId)]);
+
+impl ChatWindow {
+    fn of((window, wanted): &Wanted<'_>) -> Self {
+        Self { window: *window, webhooks: wanted.iter().map(|(_, webhook)| (*webhook).clone()).collect() }
+    }
+
+    fn is(&self, (window, wanted): &Wanted<'_>) -> bool {
+        self.window == *window && self.webhooks.iter().eq(wanted.iter().map(|(_, webhook)| *webhook))
+    }
+}
+
 /// What a message of a chat is put to: the chat's latest, if that goes to the same windows for the same webhooks.
-fn append_to<'p, 'w, 'r>(
+fn append_to<'p, 'r>(
     chats: &'p mut Vec<ChatAppend>,
     latest: &mut Latest<'r>,
     event: &Event<'r>,
-    windows: impl Iterator<Item = (Window, &'w [(Granularity, &'w WebhookId)])> + Clone,
+    windows: &[Wanted<'_>],
 ) -> &'p mut ChatAppend {
-    let chat = (event.workspace_id.clone(), event.chat.chat_id.clone());
     let is_same = |append: &ChatAppend| {
-        let present = append.windows.iter().map(|window| (window.window, window.webhooks.iter()));
-        let same = |((one, webhooks), (other, wanted)): ((Window, std::slice::Iter<'_, WebhookId>), _)| {
-            let wanted: &[(Granularity, &WebhookId)] = wanted;
-            one == other && webhooks.eq(wanted.iter().map(|(_, webhook)| *webhook))
-        };
-        append.windows.len() == windows.clone().count() && present.zip(windows.clone()).all(same)
+        let mut pairs = append.windows.iter().zip(windows);
+        append.windows.len() == windows.len() && pairs.all(|(own, wanted)| own.is(wanted))
     };
+    let chat = (event.workspace_id.clone(), event.chat.chat_id.clone());
     let known = latest.get(&chat).copied().filter(|index| is_same(&chats[*index]));
     let index = known.unwrap_or_else(|| {
-        let own = |(window, wanted): (Window, &[(Granularity, &WebhookId)])| {
-            let webhooks = wanted.iter().map(|(_, webhook)| (*webhook).clone()).collect();
-            ChatWindow { window, webhooks }
-        };
         chats.push(ChatAppend {
             workspace: event.workspace_id.to_string(),
             chat: event.chat.chat_id.to_string(),
-            windows: windows.clone().map(own).collect(),
+            windows: windows.iter().map(ChatWindow::of).collect(),
             details: Vec::new(),
             messages: Vec::new(),
         });
