@@ -1,0 +1,10 @@
+"""The rows of the suite: what is broken, when, and which moments must have been hit."""
+
+from __future__ import annotations
+
+from rows import endpoints, kafka, mixed, network, processes, redis, settings
+from rows.row import Row
+
+__all__ = ["ROWS", "Row"]
+
+ROWS: list[Row] = [row for module in (processes, redis, kafka, endpoints, settings, mixed, network) for row in module.ROWS]
