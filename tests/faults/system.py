@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -17,13 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from account import ORACLE, UNRECORDED_S, Fault
 from receiver import Receiver, answering
 from rig import ROOT, Broken, Rig, end, environment, spawn, wait
+from store import Store
 
 SESSION_S = 3.0
 """After so long without a sign of life a member is thrown out of its group."""
+MOST_ATTEMPTS = 128
+"""So many attempts of a webhook are at most between their request and their record, in one process."""
 T = TypeVar("T")
-ORACLE = ROOT / "tests/oracle"
 
 
 @dataclass
@@ -37,25 +41,14 @@ class Plan:
     partitions: int = 4
     hour: float = 2.0
     grace: float = 0.5
+    session: float = SESSION_S
+    """After so long without a sign of life a member is thrown out of its group; on a busy machine one may come late."""
     aof: bool = False
     far: bool = False
     """Kafka and Redis are reached through proxies."""
     delay: tuple[float, float] = (0.0, 0.05)
     """The receiver answers after so long."""
     settings: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Fault:
-    """A disturbance, by the clock of the host: what may be repeated was under way in between."""
-
-    name: str
-    since: float
-    until: float
-    repeats: int
-    """How many repeats it explains at most."""
-    forgets: bool = False
-    """Redis lost which messages were sent at once within the last ten minutes."""
 
 
 class Process:
@@ -92,11 +85,14 @@ class Process:
 class System:
     """Two processes of each role, a receiver, webhooks of several granularities."""
 
-    def __init__(self, rig: Rig, binary: Path, folder: Path, prefix: str, plan: Plan, seed: int, log: str) -> None:
+    def __init__(self, rig: Rig, binary: Path, folder: Path, prefix: str, plan: Plan, seed: str, log: str) -> None:
         self.rig, self.binary, self.folder, self.prefix, self.plan = rig, binary, folder, prefix, plan
         self.random = random.Random(f"{seed} {prefix}")
-        self.seed, self._log = seed, log
-        self.receiver = Receiver()
+        self._log = log
+        self.seed = self.random.randrange(1 << 32)
+        """For what other programs make at random."""
+        folder.mkdir(parents=True)
+        self.receiver = Receiver(Store(folder / "bodies"))
         self.hits: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.counts: Counter[str] = Counter()
@@ -105,9 +101,9 @@ class System:
         self._restart_at: dict[str, float] = {}
         self._webhooks: dict[str, dict[str, Any]] = {}
         self._load: subprocess.Popen[bytes] | None = None
+        self.began = self.load_seconds = 0.0
         self._ports: list[socket.socket] = []
         self.processes = [self._process(role, number) for role in ("aggregate", "deliver") for number in (1, 2)]
-        folder.mkdir(parents=True)
 
     def _process(self, role: str, number: int) -> Process:
         hold = socket.socket()
@@ -136,7 +132,7 @@ class System:
             "KAFKA_BROKERS": self.rig.far_brokers if plan.far else self.rig.brokers,
             "REDIS_URL": self.rig.far_redis_url if plan.far else self.rig.redis_url,
             "TOPIC_PREFIX": self.prefix, "HOUR": f"{plan.hour * 1000:.0f}ms", "WINDOW_GRACE": f"{plan.grace * 1000:.0f}ms",
-            "KAFKA_PROPERTIES": f"session.timeout.ms={SESSION_S * 1000:.0f},heartbeat.interval.ms=500",
+            "KAFKA_PROPERTIES": f"session.timeout.ms={plan.session * 1000:.0f},heartbeat.interval.ms=500",
             "ALLOW_ADDRESSES": "127.0.0.1/32", "REQUEST_TIMEOUT": "3s", "RETRY_SCHEDULE": "200ms,500ms,1s,1s,2s,2s,2s,2s,2s,2s",
             "LOG": self._log, **plan.settings,
         })
@@ -193,15 +189,15 @@ class System:
             end(process.child)
         end(self._load)
         self.receiver.close()
+        self.receiver.store.close()
         for hold in self._ports:
             hold.close()
 
     def load(self) -> None:
         """Begins to publish messages for as long as the plan says."""
         plan = self.plan
-        events = int(plan.rate * plan.seconds)
         self.oracle(
-            "generate.py", "--seed", str(self.seed), "--events", str(events), "--chats", str(plan.chats), "--skew", "0.7",
+            "generate.py", "--seed", str(self.seed), "--events", str(self.events), "--chats", str(plan.chats), "--skew", "0.7",
             "--workspaces", str(plan.workspaces), "--max-ahead", str(int(plan.hour * 1000)),
             "--span", str(int(plan.seconds * 1000)), "--out", "events.jsonl",
         )
@@ -211,6 +207,11 @@ class System:
         self.began = time.time()
 
     @property
+    def events(self) -> int:
+        """How many messages are published."""
+        return round(self.plan.rate * self.plan.seconds)
+
+    @property
     def loading(self) -> bool:
         """Whether messages are still being published."""
         return self._load is not None and self._load.poll() is None
@@ -218,6 +219,7 @@ class System:
     def wait_load(self) -> None:
         """Waits until all messages are published and acknowledged."""
         wait("the load to end", 4 * self.plan.seconds + 120, lambda: self.pass_time(0.2) or not self.loading, pause=0)
+        self.load_seconds = time.time() - self.began
         if self._load is None or self._load.returncode != 0:
             raise Broken("`produce` failed")
 
@@ -272,12 +274,12 @@ class System:
             yield from self.random.sample(kinds, len(kinds))
 
     def unrecorded(self) -> int:
-        """How many requests may not be recorded at this moment: those in flight, and those answered just now."""
+        """How many requests one process may have sent and not recorded: those in flight, and those answered just now."""
         now = time.time()
-        answered = sum(
-            request.ended_at is not None and request.ended_at > now - 1 for request in self.receiver.received[-2_000:]
-        )
-        return self.receiver.in_flight + answered
+        # None takes longer than its deadline, so none that came earlier was answered just now.
+        recent = itertools.takewhile(lambda request: request.received_at > now - 10, reversed(self.receiver.received))
+        answered = sum(request.ended_at is not None and request.ended_at > now - UNRECORDED_S for request in recent)
+        return min(self.receiver.in_flight + answered, MOST_ATTEMPTS * len(self._webhooks))
 
     def fault(self, name: str, since: float, until: float, repeats: int, forgets: bool = False) -> None:
         """Notes what may explain repeats."""

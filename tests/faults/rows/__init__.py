@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rows import endpoints, kafka, mixed, network, processes, redis, settings
+from rows import endpoints, kafka, load, mixed, network, processes, redis, settings
 from rows.row import Row
 
 __all__ = ["ROWS", "Row"]
 
-ROWS: list[Row] = [row for module in (processes, redis, kafka, endpoints, settings, mixed, network) for row in module.ROWS]
+ROWS: list[Row] = [row for module in (processes, redis, kafka, endpoints, settings, mixed, network, load) for row in module.ROWS]

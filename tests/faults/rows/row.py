@@ -29,6 +29,8 @@ class Row:
     plan: Callable[[float], Plan] = field(default=lambda seconds: Plan(seconds=seconds, settings=dict(SMALL_LANES)))
     orderly: bool = False
     """Nothing dies or is cut off, so nothing may be written twice and no partition claimed twice in a row."""
+    counted: bool = False
+    """No process ends, so their counters must be the oracle's numbers."""
 
 
 def pause(system: System, least: float, most: float) -> None:
