@@ -520,7 +520,15 @@ class Repeats(unittest.TestCase):
     def test_at_once_a_repeat_within_ten_minutes_of_the_one_sent_is_dropped(self) -> None:
         times = [0, 8 * MINUTE, 10 * MINUTE, 10 * MINUTE + 1, 20 * MINUTE, 20 * MINUTE + 2]
         records = [message(0, NOON + at, offset=index) for index, at in enumerate(times)]
-        self.assertEqual([post.offset for post in run(records, [setting("wh", "none")]).posts], [0, 3, 5])
+        oracle = run(records, [setting("wh", "none")])
+        self.assertEqual([post.offset for post in oracle.posts], [0, 3, 5])
+        self.assertEqual([(post.offset, message_ids(post)) for post in oracle.repeats], [(1, ["m0"]), (2, ["m0"]), (4, ["m0"])])
+
+    def test_totals_count_once_however_many_webhooks_want_it(self) -> None:
+        records = [message(index, NOON) for index in range(5)] + [message(0, NOON, offset=5)]
+        webhooks = [setting("a", "1h"), setting("b", "1h", offset=1), setting("c", "6h", offset=2), setting("d", "none", offset=3)]
+        oracle = run(records, webhooks, Rules(max_age_ms=0, part_messages=2))
+        self.assertEqual(oracle.totals, {"duplicates": 3, "windows 1h": 1, "windows 6h": 1, "sealed parts": 4})
 
     def test_a_skipped_message_is_no_first_one(self) -> None:
         records = [message(0, NOON, message__attachments=[{}]), message(0, NOON, offset=1, message__text=" "), message(0, NOON, offset=2)]
