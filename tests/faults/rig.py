@@ -23,8 +23,9 @@ Ends = dict[str, dict[int, int]]
 """Offsets by topic and partition."""
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
-# A console consumer to which nothing comes for so long has read everything that there is.
-CONSOLE_SECONDS = 8
+# A console consumer to which nothing comes for so long has read everything that there is. It hardly ever has to wait for
+# that: what tells the end are offsets, unless the last ones hold no records.
+CONSOLE_SECONDS = 60
 
 
 class Broken(Exception):
