@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.machinery
 import importlib.util
 import json
@@ -12,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from proxy import Proxy
 
@@ -168,11 +169,9 @@ log.dirs={log_dir}
         formatter = "org.apache.kafka.tools.consumer.OffsetsMessageFormatter"
         command = self._console("--topic", "__consumer_offsets", "--formatter", formatter)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reading:
+            assert reading.stdout is not None
             last_old = time.monotonic()
-            for line in reading.stdout or ():
-                if not line.startswith(b"{"):
-                    continue
-                commit = json.loads(line)
+            for commit in _objects(reading.stdout):
                 if ((commit.get("value") or {}).get("data") or {}).get("commitTimestamp", 0) < began:
                     last_old = time.monotonic()
                     yield commit
@@ -212,6 +211,21 @@ log.dirs={log_dir}
         with socket.create_connection(("127.0.0.1", self._redis_port), timeout=10) as connection:
             connection.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words))
             return connection.makefile("rb").readline().decode().strip()
+
+
+def _objects(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """JSON objects with a `key` from a stream, as they come; the console consumer writes them with nothing in between."""
+    decoder, decode, text = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")("surrogateescape").decode, ""
+    while chunk := os.read(stream.fileno(), 65_536):
+        text += decode(chunk)
+        while (start := text.find('{"key"')) >= 0:
+            try:
+                found, end_of_it = decoder.raw_decode(text, start)
+            except ValueError:
+                # The rest of it is still to come.
+                break
+            text = text[end_of_it:]
+            yield found
 
 
 def _headers(text: str) -> dict[str, str]:
