@@ -24,6 +24,8 @@ from windows import RecentMessages, Rules, Taken  # noqa: E402
 
 UNRECORDED_S = 3.0
 """A request that was answered so long before a fault may not have been recorded yet."""
+BEHIND_S = 30.0
+"""So old may a message be when `aggregate` reads it: Redis may have forgotten its first copy after it arrived."""
 EARLY_MS = 5_000
 """A boundary that the clock closed may be ahead of a broker's timestamp by so much, if the broker was held up."""
 Key = tuple[str, bytes]
@@ -59,6 +61,10 @@ class Ledger:
         self._events: list[dict[str, Any]] = []
         self._settings: list[dict[str, Any]] = []
         self._explained: Counter[int] = Counter()
+        self.posts: list[oracle.Post] = []
+        """What had to come, once it is settled."""
+        self.oracle: oracle.Oracle | None = None
+        """Who said so."""
 
     # -- what had to come --
 
@@ -68,7 +74,7 @@ class Ledger:
         self._events = [_stored(record) for record in rig.records(f"{prefix}message-events")]
         self._settings = [_stored(record) for record in rig.records(f"{prefix}webhook-settings")]
         self.account.counts["messages"] = len(self._events)
-        published = Counter((self._system.folder / "events.jsonl").read_bytes().decode().removesuffix("\n").split("\n"))
+        published = Counter((self._system.folder / "events.jsonl").read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n"))
         missing = published - Counter(record.get("value", "") for record in self._events)
         if missing:
             self.account.problem(f"{missing.total()} acknowledged messages are not in the topic, such as {next(iter(missing))[:300]}")
@@ -77,6 +83,7 @@ class Ledger:
         """What the contract demands, given boundaries that were closed by the clock."""
         run = oracle.Oracle(History(self._settings), self._rules, "TimelinesAI")
         run.run(self._events, logged)
+        self.oracle = run
         return run.posts
 
     def _copies(self, posts: list[oracle.Post]) -> Counter[Key]:
@@ -91,7 +98,7 @@ class Ledger:
         return Counter(
             (post.path, post.body.encode()) for post in run.posts
             if post.granularity == "none" and (post.webhook_id, post.partition, post.offset) not in wanted
-            and arrivals[post.partition, post.offset] >= min(losses) * 1000
+            and arrivals[post.partition, post.offset] >= (min(losses) - BEHIND_S) * 1000
         )
 
     def boundaries(self) -> dict[int, list[tuple[int, int]]]:
@@ -108,7 +115,8 @@ class Ledger:
         return {partition: sorted(entries) for partition, entries in logged.items()}
 
     def _check_boundaries(self, logged: dict[int, set[tuple[int, int]]]) -> None:
-        """A boundary closes before the first record that arrived at it plus the grace, hardly ever before an earlier one."""
+        """A boundary hardly ever closes before a record that arrived earlier than it plus the grace. That it stands at a later
+        record than the first which closes it means nothing: whoever goes on after a crash knows that it closed, not where."""
         arrivals: dict[int, dict[int, int]] = defaultdict(dict)
         for record in self._events:
             arrivals[record["partition"]][record["offset"]] = record["timestamp"]
@@ -116,14 +124,11 @@ class Ledger:
             of_partition = arrivals[partition]
             for offset, boundary in entries:
                 after = of_partition.get(offset)
-                before = of_partition.get(offset - 1)
                 closes = boundary + self._rules.grace_ms
                 if after is not None and after < closes:
                     self.account.counts["boundaries closed early"] += 1
                     if after < closes - EARLY_MS:
                         self.account.problem(f"boundary {boundary} of partition {partition} was closed {closes - after} ms early, at {offset}")
-                if before is not None and before >= closes:
-                    self.account.problem(f"boundary {boundary} of partition {partition} was closed late, at {offset}")
 
     # -- waiting --
 
@@ -175,7 +180,7 @@ class Ledger:
     def settle(self) -> Account:
         """Compares, and attributes each repeat."""
         system, account = self._system, self.account
-        posts = self.expect(self.boundaries())
+        posts = self.posts = self.expect(self.boundaries())
         received = self._without_copies(posts, system.receiver.received)
         self._write(posts, system.receiver.received)
         requests = [compare._request(number, entry.entry()) for number, entry in enumerate(received, 1)]

@@ -74,6 +74,8 @@ class Rig:
         self._holds = [hold for _, hold in held]
         self._kafka: subprocess.Popen[bytes] | None = None
         self._redis: subprocess.Popen[bytes] | None = None
+        self._replica: subprocess.Popen[bytes] | None = None
+        self._replica_port: int | None = None
         self.redis_proxy, self.kafka_proxy = Proxy(self._redis_port), Proxy(self._far_port)
         self._services.kafka_settings = self._kafka_settings
         try:
@@ -86,6 +88,7 @@ class Rig:
     def close(self) -> None:
         """Ends both."""
         end(self._redis)
+        end(self._replica)
         end(self._kafka)
         self.redis_proxy.close()
         self.kafka_proxy.close()
@@ -134,6 +137,14 @@ log.dirs={log_dir}
         assert self._kafka is not None
         self._kafka.send_signal(signal.SIGCONT)
 
+    def admin(self, program: str, *arguments: str) -> str:
+        """Output of one of Kafka's own tools. Raises Broken if it fails."""
+        command = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", self.kafka_classpath, program, "--bootstrap-server", self.brokers]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Broken(f"{program} failed: {done.stdout[-1000:]} {done.stderr[-1000:]}")
+        return done.stdout
+
     def console(self, *arguments: str) -> bytes:
         """Output of Kafka's console consumer, which ends once nothing came for some seconds."""
         done = subprocess.run(self._console(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
@@ -141,12 +152,17 @@ log.dirs={log_dir}
             raise Broken(f"the console consumer: {done.stderr.decode(errors='replace')[-2000:]}")
         return done.stdout
 
+    @property
+    def kafka_classpath(self) -> str:
+        """Where Java finds Kafka's classes."""
+        return str(self._services.kafka_classpath())
+
     def _console(self, *arguments: str) -> list[str]:
         return [
             "java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self._services.kafka_classpath(),
             f"-Dlog4j2.configurationFile={ROOT / 'deploy/local/log4j2.properties'}",
             "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", self.brokers, "--from-beginning",
-            "--timeout-ms", f"{1000 * CONSOLE_SECONDS}", *arguments,
+            "--isolation-level", "read_committed", "--timeout-ms", f"{1000 * CONSOLE_SECONDS}", *arguments,
         ]
 
     def records(self, topic: str) -> Iterator[dict[str, Any]]:
@@ -205,6 +221,46 @@ log.dirs={log_dir}
 
     def kill_redis(self) -> None:
         end(self._redis)
+
+    def follow_redis(self) -> None:
+        """Starts a replica, and waits until it has everything."""
+        if self._replica_port is None:
+            self._replica_port, hold = self._services.held_port()
+            self._holds.append(hold)
+        end(self._replica)
+        folder = self.folder / f"data/redis-{self._replica_port}"
+        folder.mkdir(exist_ok=True)
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", self._replica_port, "--dir", folder, "--save", "", "--appendonly", "no",
+                   "--replicaof", "127.0.0.1", self._redis_port]
+        self._replica = spawn(command, self.folder / "redis.log")
+        up = b"master_link_status:up"
+        wait("the replica to follow", 30, lambda: up in (self._ask_redis(self._replica_port, "INFO", "replication") or b""))
+
+    def cut_replication(self) -> None:
+        """The replica hears nothing more of the master's writes."""
+        if self._ask_redis(self._replica_port, "REPLICAOF", "NO", "ONE") != b"+OK\r\n":
+            raise Broken("the replica does not answer")
+
+    def fail_over(self) -> None:
+        """The master dies, and clients that go through the proxy come to the replica."""
+        assert self._replica_port is not None
+        end(self._redis)
+        self._redis, self._replica = self._replica, None
+        self._redis_port, self._replica_port = self._replica_port, self._redis_port
+        self.redis_proxy.lead_to(self._redis_port)
+
+    def redis_value(self, *words: str) -> str | None:
+        """A text that Redis answers with; None if there is none."""
+        answer = self._ask_redis(self._redis_port, *words) or b"$-1"
+        return None if answer.startswith(b"$-1") else answer.split(b"\r\n", 1)[1].removesuffix(b"\r\n").decode()
+
+    def _ask_redis(self, port: int | None, *words: str) -> bytes | None:
+        whole = lambda answer: answer.endswith(b"\r\n") and (
+            not answer.startswith(b"$") or answer.startswith(b"$-1") or len(answer.split(b"\r\n", 1)[1]) == int(answer[1:].split(b"\r\n")[0]) + 2
+        )
+        request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
+        answer: bytes | None = self._services.ask(port, request, whole)
+        return answer
 
     def redis(self, *words: str) -> str:
         """The first line of Redis's answer to a command."""

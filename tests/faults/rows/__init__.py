@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rows import endpoints, kafka, mixed, network, processes, redis, settings
+from rows import big, clocks, endpoints, kafka, mixed, network, points, processes, redis, settings, transactions
 from rows.row import Row
 
 __all__ = ["ROWS", "Row"]
 
-ROWS: list[Row] = [row for module in (processes, redis, kafka, endpoints, settings, mixed, network) for row in module.ROWS]
+_MODULES = (processes, points, redis, kafka, network, endpoints, settings, clocks, transactions, big, mixed)
+ROWS: list[Row] = [row for module in _MODULES for row in module.ROWS]
