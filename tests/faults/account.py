@@ -26,6 +26,10 @@ UNRECORDED_S = 3.0
 """A request that was answered so long before a fault may not have been recorded yet."""
 BEHIND_S = 30.0
 """So old may a message be when `aggregate` reads it: Redis may have forgotten its first copy after it arrived."""
+ON_ITS_WAY_MS = 30_000
+"""A POST may still be on its way so long after it was due, if processes die meanwhile."""
+STILL_SENT_MS = 5_000
+"""A request that began before a webhook was switched off may come to its end so long after that counts."""
 EARLY_MS = 5_000
 """A boundary that the clock closed may be ahead of a broker's timestamp by so much, if the broker was held up."""
 Key = tuple[str, bytes]
@@ -59,7 +63,8 @@ class Ledger:
         self._rules = Rules(hour_ms=int(plan.hour * 1000), grace_ms=int(plan.grace * 1000))
         self.account = Account()
         self._events: list[dict[str, Any]] = []
-        self._settings: list[dict[str, Any]] = []
+        self._arrivals: dict[tuple[int, int], int] = {}
+        self.settings: list[dict[str, Any]] = []
         self._explained: Counter[int] = Counter()
         self.posts: list[oracle.Post] = []
         """What had to come, once it is settled."""
@@ -72,16 +77,17 @@ class Ledger:
         """Reads what the brokers hold of messages and settings."""
         rig, prefix = self._system.rig, self._system.prefix
         self._events = [_stored(record) for record in rig.records(f"{prefix}message-events")]
-        self._settings = [_stored(record) for record in rig.records(f"{prefix}webhook-settings")]
+        self.settings = [_stored(record) for record in rig.records(f"{prefix}webhook-settings")]
+        self._arrivals = {(record["partition"], record["offset"]): record["timestamp"] for record in self._events}
         self.account.counts["messages"] = len(self._events)
         published = Counter((self._system.folder / "events.jsonl").read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n"))
-        missing = published - Counter(record.get("value", "") for record in self._events)
+        missing = published - Counter(map(_text, self._events))
         if missing:
             self.account.problem(f"{missing.total()} acknowledged messages are not in the topic, such as {next(iter(missing))[:300]}")
 
     def expect(self, logged: dict[int, list[tuple[int, int]]]) -> list[oracle.Post]:
         """What the contract demands, given boundaries that were closed by the clock."""
-        run = oracle.Oracle(History(self._settings), self._rules, "TimelinesAI")
+        run = oracle.Oracle(History(self.settings), self._rules, "TimelinesAI")
         run.run(self._events, logged)
         self.oracle = run
         return run.posts
@@ -91,14 +97,13 @@ class Ledger:
         losses = [fault.since for fault in self._system.faults if fault.forgets]
         if not losses:
             return Counter()
-        run = Forgetful(History(self._settings), self._rules, "TimelinesAI")
-        arrivals = {(record["partition"], record["offset"]): record["timestamp"] for record in self._events}
+        run = Forgetful(History(self.settings), self._rules, "TimelinesAI")
         run.run(self._events, {})
         wanted = {(post.webhook_id, post.partition, post.offset) for post in posts}
         return Counter(
             (post.path, post.body.encode()) for post in run.posts
             if post.granularity == "none" and (post.webhook_id, post.partition, post.offset) not in wanted
-            and arrivals[post.partition, post.offset] >= (min(losses) - BEHIND_S) * 1000
+            and self._arrivals[post.partition, post.offset] >= (min(losses) - BEHIND_S) * 1000
         )
 
     def boundaries(self) -> dict[int, list[tuple[int, int]]]:
@@ -135,7 +140,9 @@ class Ledger:
     def wait_until_all_came(self, patience: float) -> None:
         """Waits until everything has come, or nothing new has come for a while after the last window's end."""
         system = self._system
-        wanted = Counter((post.path, post.body.encode()) for post in self.expect({}))
+        posts = self.expect({})
+        ends = self._ends(posts)
+        wanted = Counter((post.path, post.body.encode()) for post in posts if not self._may_be_dropped(post, ends))
         got: Counter[Key] = Counter()
         seen, last_news = 0, time.monotonic()
         longest = 24 * system.plan.hour + system.plan.grace + 10
@@ -180,7 +187,7 @@ class Ledger:
     def settle(self) -> Account:
         """Compares, and attributes each repeat."""
         system, account = self._system, self.account
-        posts = self.posts = self.expect(self.boundaries())
+        posts = self.posts = self._without_dropped(self.expect(self.boundaries()), system.receiver.received)
         received = self._without_copies(posts, system.receiver.received)
         self._write(posts, system.receiver.received)
         requests = [compare._request(number, entry.entry()) for number, entry in enumerate(received, 1)]
@@ -198,6 +205,47 @@ class Ledger:
         self._check_one_at_a_time(received)
         self._check_own_records()
         return account
+
+    # -- what the owner dropped --
+
+    def _ends(self, posts: list[oracle.Post]) -> dict[int, int]:
+        """From when on the owner dropped what was left of a POST, by the id of its object; none if it never did."""
+        history = History(self.settings)
+        ends = ((id(post), history.end_of_life(post.webhook_id, self._arrivals[post.partition, post.offset])) for post in posts)
+        return {post: at for post, at in ends if at is not None}
+
+    def _due(self, post: oracle.Post) -> int:
+        """When a POST may be sent: at the arrival of its message, or when its window closes."""
+        if post.window_start is None:
+            return self._arrivals[post.partition, post.offset]
+        return int(post.identity[4]) + self._rules.window_ms(post.granularity) + self._rules.grace_ms
+
+    def _may_be_dropped(self, post: oracle.Post, ends: dict[int, int]) -> bool:
+        """Whether a POST may have been on its way when its webhook was switched off or deleted."""
+        return id(post) in ends and self._due(post) > ends[id(post)] - ON_ITS_WAY_MS
+
+    def _without_dropped(self, posts: list[oracle.Post], received: list[Received]) -> list[oracle.Post]:
+        """Leaves out what did not come since its owner dropped it on its way. Nothing may come long after that."""
+        ends = self._ends(posts)
+        if not ends:
+            return posts
+        came: dict[Key, list[Received]] = defaultdict(list)
+        for request in received:
+            if request.status == 200:
+                came[request.path, request.body].append(request)
+        kept = []
+        for post in posts:
+            of_post = came[post.path, post.body.encode()]
+            if of_post:
+                kept.append(post)
+                late = [request for request in of_post if id(post) in ends and request.received_at * 1000 > ends[id(post)] + STILL_SENT_MS]
+                if late and len(of_post) == 1:
+                    self.account.problem(f"sent {late[0].received_at * 1000 - ends[id(post)]:.0f} ms after {post.webhook_id} was switched off: {post.path}")
+            elif self._may_be_dropped(post, ends):
+                self._system.hit("dropped by their owner")
+            else:
+                kept.append(post)
+        return kept
 
     def _check_own_records(self) -> None:
         rig, prefix = self._system.rig, self._system.prefix
@@ -237,7 +285,7 @@ class Ledger:
                 file.write(json.dumps(times | request.entry(), ensure_ascii=False) + "\n")
         with open(folder / "faults.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(fault.__dict__) + "\n" for fault in self._system.faults)
-        for name, stored in (("records", self._events), ("settings-records", self._settings)):
+        for name, stored in (("records", self._events), ("settings-records", self.settings)):
             with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in stored)
 
@@ -296,6 +344,12 @@ def _explained_by(faults: list[Fault], former: Received, request: Received) -> b
     """Whether the former request was under way at a fault that cut it off from its process."""
     ended = former.ended_at or request.received_at
     return any(former.received_at <= fault.until and ended >= fault.since for fault in faults)
+
+
+def _text(record: dict[str, Any]) -> str:
+    """The value of a stored record, be it UTF-8 or not."""
+    value = oracle.stored_value(record)
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value or ""
 
 
 def _stored(record: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from proxy import Proxy
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
 # A console consumer to which nothing comes for so long has read everything.
-CONSOLE_SECONDS = 8
+CONSOLE_SECONDS = 14
 
 
 class Broken(Exception):

@@ -108,6 +108,10 @@ class System:
         self.counts: Counter[str] = Counter()
         self.ended: list[str] = []
         """What ended by itself."""
+        self.beside: list[subprocess.Popen[bytes]] = []
+        """Programs that a row has started beside the roles."""
+        self.owner: Any = None
+        """Who changes settings in a row that is about that."""
         self._restart_at: dict[str, float] = {}
         self._webhooks: dict[str, dict[str, Any]] = {}
         self._load: subprocess.Popen[bytes] | None = None
@@ -116,11 +120,15 @@ class System:
         folder.mkdir(parents=True)
 
     def _process(self, role: str, number: int) -> Process:
+        return Process(role, number, self.hold_port())
+
+    def hold_port(self) -> int:
+        """A free port of loopback that nobody else is given."""
         hold = socket.socket()
         hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         hold.bind(("127.0.0.1", 0))
         self._ports.append(hold)
-        return Process(role, number, hold.getsockname()[1])
+        return int(hold.getsockname()[1])
 
     def of(self, role: str) -> list[Process]:
         """The processes of a role."""
@@ -198,6 +206,8 @@ class System:
         """Ends what still runs."""
         for process in self.processes:
             end(process.child)
+        for program in self.beside:
+            end(program)
         end(self._load)
         self.receiver.close()
         for hold in self._ports:
