@@ -233,19 +233,25 @@ class Ledger:
         for request in received:
             if request.status == 200:
                 came[request.path, request.body].append(request)
-        kept = []
+        alike: dict[Key, list[oracle.Post]] = defaultdict(list)
         for post in posts:
-            of_post = came[post.path, post.body.encode()]
-            if of_post:
-                kept.append(post)
-                late = [request for request in of_post if id(post) in ends and request.received_at * 1000 > ends[id(post)] + STILL_SENT_MS]
-                if late and len(of_post) == 1:
-                    self.account.problem(f"sent {late[0].received_at * 1000 - ends[id(post)]:.0f} ms after {post.webhook_id} was switched off: {post.path}")
-            elif self._may_be_dropped(post, ends):
-                self._system.hit("dropped by their owner")
-            else:
-                kept.append(post)
-        return kept
+            alike[post.path, post.body.encode()].append(post)
+        dropped = set()
+        for key, of_key in alike.items():
+            # A message that was repeated makes equal POSTs: those that can't have been dropped came first.
+            unsure = [post for post in of_key if self._may_be_dropped(post, ends)]
+            lacking = max(0, len(of_key) - len(came[key]))
+            dropped |= {id(post) for post in unsure[:lacking]}
+            if len(of_key) == 1 and id(of_key[0]) in ends:
+                self._check_not_after(of_key[0], ends[id(of_key[0])], came[key])
+        self._system.hit("dropped by their owner", len(dropped))
+        return [post for post in posts if id(post) not in dropped]
+
+    def _check_not_after(self, post: oracle.Post, end: int, requests: list[Received]) -> None:
+        for request in requests[:1]:
+            late = request.received_at * 1000 - end
+            if late > STILL_SENT_MS:
+                self.account.problem(f"sent {late:.0f} ms after {post.webhook_id} was off: {post.path}, offset {post.offset}")
 
     def _check_own_records(self) -> None:
         rig, prefix = self._system.rig, self._system.prefix

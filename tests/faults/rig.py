@@ -7,9 +7,11 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +21,8 @@ from proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
-# A console consumer to which nothing comes for so long has read everything.
-CONSOLE_SECONDS = 14
+# A console consumer to which nothing comes for so long has read everything, where the last offsets hold no records.
+CONSOLE_SECONDS = 20
 
 
 class Broken(Exception):
@@ -79,7 +81,7 @@ class Rig:
         self.redis_proxy, self.kafka_proxy = Proxy(self._redis_port), Proxy(self._far_port)
         self._services.kafka_settings = self._kafka_settings
         try:
-            self._kafka = self._services.start_kafka(self._kafka_port, controller)
+            self._start_kafka(controller)
             self.wait_kafka()
         except BaseException:
             self.close()
@@ -96,6 +98,9 @@ class Rig:
             hold.close()
 
     # -- Kafka --
+
+    def _start_kafka(self, controller: int) -> None:
+        self._kafka = self._services.start_kafka(self._kafka_port, controller)
 
     def _kafka_settings(self, port: int, controller_port: int, log_dir: Path) -> str:
         """Two listeners for clients: a direct one, and one that is reached through the proxy only."""
@@ -145,13 +150,6 @@ log.dirs={log_dir}
             raise Broken(f"{program} failed: {done.stdout[-1000:]} {done.stderr[-1000:]}")
         return done.stdout
 
-    def console(self, *arguments: str) -> bytes:
-        """Output of Kafka's console consumer, which ends once nothing came for some seconds."""
-        done = subprocess.run(self._console(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-        if b"Processed a total of" not in done.stderr:
-            raise Broken(f"the console consumer: {done.stderr.decode(errors='replace')[-2000:]}")
-        return done.stdout
-
     @property
     def kafka_classpath(self) -> str:
         """Where Java finds Kafka's classes."""
@@ -169,15 +167,27 @@ log.dirs={log_dir}
         """All records of a topic: partition, offset, timestamp, headers, key, value (text; None for a tombstone)."""
         properties = [f"print.{what}=true" for what in ("timestamp", "partition", "offset", "headers", "key", "value")]
         options = [word for setting in [*properties, "null.literal=\x01", "headers.separator=\x02"] for word in ("--formatter-property", setting)]
-        for line in self.console("--topic", topic, *options).split(b"\n"):
-            # Kafka's log goes to standard output, too.
-            if line.startswith((b"LogAppendTime:", b"CreateTime:")):
-                stamp, partition, offset, headers, key, value = line.decode("utf-8", "surrogateescape").split("\t", 5)
-                yield {
-                    "partition": int(partition.partition(":")[2]), "offset": int(offset.partition(":")[2]),
-                    "timestamp": int(stamp.partition(":")[2]), "headers": _headers(headers),
-                    "key": None if key == "\x01" else key, "value": None if value == "\x01" else value,
-                }
+        left = self._ends(topic)
+        if not left:
+            return
+        with subprocess.Popen(self._console("--topic", topic, *options), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reading:
+            for line in reading.stdout or ():
+                # Kafka's log goes to standard output, too.
+                if not line.startswith((b"LogAppendTime:", b"CreateTime:")):
+                    continue
+                record = _record(line)
+                yield record
+                if record["offset"] + 1 >= left.get(record["partition"], sys.maxsize):
+                    del left[record["partition"]]
+                    if not left:
+                        reading.kill()
+                        return
+
+    def _ends(self, topic: str) -> dict[int, int]:
+        """The offset of the next record of each partition that has had one."""
+        lines = self.admin("org.apache.kafka.tools.GetOffsetShell", "--topic", re.escape(topic)).splitlines()
+        ends = {int(fields[1]): int(fields[2]) for fields in (line.rsplit(":", 2) for line in lines) if fields[0] == topic}
+        return {partition: end for partition, end in ends.items() if end > 0}
 
     def commits(self) -> Iterator[dict[str, Any]]:
         """All offsets that were committed before now. Roles that run go on committing, so the topic never falls silent."""
@@ -282,6 +292,15 @@ def _objects(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
                 break
             text = text[end_of_it:]
             yield found
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    stamp, partition, offset, headers, key, value = line.decode("utf-8", "surrogateescape").removesuffix("\n").split("\t", 5)
+    return {
+        "partition": int(partition.partition(":")[2]), "offset": int(offset.partition(":")[2]),
+        "timestamp": int(stamp.partition(":")[2]), "headers": _headers(headers),
+        "key": None if key == "\x01" else key, "value": None if value == "\x01" else value,
+    }
 
 
 def _headers(text: str) -> dict[str, str]:

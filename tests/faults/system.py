@@ -45,6 +45,10 @@ class Plan:
     settings: dict[str, str] = field(default_factory=dict)
     granularities: str = "none,1h,6h,24h"
     """A webhook for each in each workspace."""
+    brokers: int = 1
+    """3: a cluster of the row's own."""
+    small_disk_mib: int = 0
+    """The first of three brokers has a disk of so many MiB."""
     failpoints: bool = False
     """The program is one that was built with the feature `failpoints`."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rows import big, clocks, eleventh, endpoints, kafka, mixed, network, points, processes, redis, settings, transactions
+from rows import big, brokers, clocks, eleventh, endpoints, kafka, mixed, network, points, processes, redis, settings, transactions
 from rows.row import Row
 
 __all__ = ["ROWS", "Row"]
 
-_MODULES = (processes, points, redis, kafka, network, endpoints, eleventh, settings, clocks, transactions, big, mixed)
+_MODULES = (processes, points, redis, kafka, brokers, network, endpoints, eleventh, settings, clocks, transactions, big, mixed)
 ROWS: list[Row] = [row for module in _MODULES for row in module.ROWS]
