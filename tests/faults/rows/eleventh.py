@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
 
 from account import Ledger
 from console import Console
@@ -58,6 +60,14 @@ class Disabling:
         self._first, self._second = system.of("deliver")
         self.disablings: Counter[str] = Counter()
         """How often each webhook had to be disabled, by its id."""
+        self._published = 0
+        self._models: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        """Events of each workspace."""
+        for line in (system.folder / "events.jsonl").read_bytes().removesuffix(b"\n").split(b"\n"):
+            # Python can't write this number again.
+            if b"1e400" not in line:
+                event = json.loads(line)
+                self._models[event["workspace_id"]].append(event)
         # One process alone, so that it is known who will see the eleventh failure.
         system.terminate(self._second)
 
@@ -70,11 +80,11 @@ class Disabling:
         self._first.extra = {}
         self._first.wanted = False
         self._endpoints.fail(path)
-        system.until(f"the process to die when {moment}", 60, lambda: not self._first.runs)
+        self._until(number, f"the process to die when {moment}", lambda: not self._first.runs)
         system.fault(f"died when {moment}", time.time() - 1, time.time() + SESSION_S, system.unrecorded())
         system.hit(f"died when {moment}")
         self._take_over()
-        self._expect_disabled(webhook)
+        self._expect_disabled(number, webhook)
         system.hit("failures in excess of eleven", max(0, self._endpoints.failed[path] - MOST_FAILURES - 1))
         self._enable(webhook, path)
 
@@ -83,25 +93,46 @@ class Disabling:
         system, path, webhook = self._system, f"/ws-{number}/none", f"wh-ws-{number}-none"
         for _ in range(2):
             self._endpoints.fail(path, MOST_FAILURES)
-            system.until("ten failures", 60, lambda: self._endpoints.failed[path] == MOST_FAILURES)
-            system.until("the success after them", 60, lambda: self._state(webhook) == ("healthy", 0))
+            self._until(number, "ten failures", lambda: self._endpoints.failed[path] == MOST_FAILURES)
+            self._until(number, "the success after them", lambda: self._state(webhook) == ("healthy", 0))
             system.hit("succeeded after ten failures")
 
     def enable_with_failures_in_flight(self, number: int) -> None:
         """Its owner switches it off and on while a request is under way that will fail: it counts no more."""
         system, path, webhook = self._system, f"/ws-{number}/none", f"wh-ws-{number}-none"
         self._endpoints.fail(path, delay=2)
-        system.until("some failures", 60, lambda: self._endpoints.failed[path] >= 7)
+        self._until(number, "some failures", lambda: self._endpoints.failed[path] >= 7)
         self._command(webhook, "disable")
         self._command(webhook, "enable")
         under_way = (request for request in system.receiver.received[-2_000:] if request.path == path and request.ended_at is None)
         if any(request.status == 500 and request.received_at > time.time() - 2 for request in under_way):
             system.hit("enabled again with a failure in flight")
         self._endpoints.fail(path)
-        self._expect_disabled(webhook)
+        self._expect_disabled(number, webhook)
         if self._endpoints.failed[path] < MOST_FAILURES + 1:
             raise AssertionError(f"{webhook} was disabled after {self._endpoints.failed[path]} failures")
         self._enable(webhook, path)
+
+    def _until(self, number: int, what: str, condition: Callable[[], bool]) -> None:
+        """Waits for a condition while there is always something for the webhook's endpoint."""
+        fed_at = 0.0
+
+        def fed() -> bool:
+            nonlocal fed_at
+            if not self._system.loading and time.monotonic() > fed_at + 3:
+                self._feed(number)
+                fed_at = time.monotonic()
+            return condition()
+
+        self._system.until(what, 120, fed)
+
+    def _feed(self, number: int) -> None:
+        """Publishes some messages of a workspace."""
+        lines = []
+        for event in self._models[f"ws-{number}"][:5]:
+            self._published += 1
+            lines.append(json.dumps(event | {"message": event["message"] | {"message_id": f"more-{self._published}"}}).encode())
+        self._system.publish_events(lines)
 
     def _take_over(self) -> None:
         system = self._system
@@ -120,8 +151,8 @@ class Disabling:
         if not self._second.runs:
             self._system.start(self._second)
 
-    def _expect_disabled(self, webhook: str) -> None:
-        self._system.until(f"{webhook} to be disabled", 90, lambda: self._state(webhook)[0] == "disabled")
+    def _expect_disabled(self, number: int, webhook: str) -> None:
+        self._until(number, f"{webhook} to be disabled", lambda: self._state(webhook)[0] == "disabled")
         self.disablings[webhook] += 1
 
     def _enable(self, webhook: str, path: str) -> None:
@@ -177,7 +208,7 @@ def check(system: System, ledger: Ledger) -> list[str]:
 def _plan(seconds: float) -> Plan:
     # One request a lane at a time: each failure counts.
     settings = {"LANE_REQUESTS": "1", "LANE_REQUESTS_CEILING": "1", "RETRY_SCHEDULE": "300ms"}
-    return Plan(seconds=max(seconds, 200), rate=80, workspaces=10, granularities="none", failpoints=True, settings=settings)
+    return Plan(seconds=max(seconds, 90), rate=80, workspaces=10, granularities="none", failpoints=True, settings=settings)
 
 
 ROWS = [

@@ -89,6 +89,8 @@ class Trap:
             self.failing = system.random.choice(["/ws-1/none", "/ws-2/none"])
         armed = self._processes if point.needs in SEARCHED and not self._stops else [system.random.choice(self._processes)]
         for process in armed:
+            # What has hardly begun does not know yet how to stop.
+            yield from _wait(REACH_SECONDS, process.is_ready)
             system.terminate(process)
         if point.needs == "loss":
             since = time.time()
@@ -176,9 +178,10 @@ class Trap:
         yield from _wait(system.random.uniform(0.5, 2))
 
 
-def _wait(seconds: float) -> Iterator[None]:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+def _wait(seconds: float, until: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Lets a time pass, or less if something is true before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not until():
         yield
 
 
@@ -208,7 +211,7 @@ def _plan(least: float) -> Callable[[float], Plan]:
 
 
 ROWS = [
-    Row("points", "processes die at each named step", points, tuple(f"died at {point.name}" for point in POINTS), _plan(200)),
+    Row("points", "processes die at each named step", points, tuple(f"died at {point.name}" for point in POINTS), _plan(240)),
     Row("stalls", "processes stand still at each named step until others took over", stalls,
-        tuple(f"stood still at {point.name}" for point in POINTS), _plan(300)),
+        tuple(f"stood still at {point.name}" for point in POINTS), _plan(320)),
 ]
