@@ -45,6 +45,7 @@ FAULTS_ARGS ?=
 
 .PHONY: faults
 faults: release ## break the running system in many ways and account for every message; FAULTS=row,row MINUTES=n SEED=n
+	@cargo build --features failpoints
 	@./tests/faults/run $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(FAULTS_ARGS)
 
 .PHONY: proof

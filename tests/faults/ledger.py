@@ -13,8 +13,11 @@ from typing import Any
 import records
 import totals
 from account import Account, Post, key_of
+from dropped import Dropping
 from rig import Ends
 from system import System
+
+from windows import Rules
 
 EARLY_MS = 5_000
 """A boundary that the clock closed may be ahead of a broker's timestamp by so much, if the broker was held up."""
@@ -30,7 +33,12 @@ class Ledger:
         self.account = Account()
         self._arrivals: dict[int, dict[int, int]] = defaultdict(dict)
         """Timestamps of the messages by partition and offset."""
-        self._posts: list[Post] = []
+        self.settings: list[dict[str, Any]] = []
+        """Records of `webhook-settings`."""
+        self.posts: list[Post] = []
+        """What had to come, once it is settled without what the owner dropped."""
+        self.summary: dict[str, Any] = {}
+        """What the oracle says became of the messages."""
 
     # -- what had to come --
 
@@ -38,8 +46,7 @@ class Ledger:
         """Reads what the brokers hold of messages and settings."""
         system, prefix = self._system, self._system.prefix
         ends = system.rig.ends()
-        for _ in self._copied("settings-records", f"{prefix}webhook-settings", ends):
-            pass
+        self.settings = list(self._copied("settings-records", f"{prefix}webhook-settings", ends))
         with open(system.folder / "events.jsonl", "rb") as file:
             unseen = Counter(hashlib.sha256(line.removesuffix(b"\n")).digest() for line in file)
         published = unseen.total()
@@ -68,7 +75,8 @@ class Ledger:
             "--hour", f"{system.plan.hour * 1000:.0f}ms", "--grace", f"{system.plan.grace * 1000:.0f}ms",
             "--out", "expected.jsonl", "--repeats", "repeats.jsonl", "--summary", "summary.json",
         )
-        self._posts = list(self._read_posts("expected.jsonl"))
+        self.posts = list(self._read_posts("expected.jsonl"))
+        self.summary = json.loads((system.folder / "summary.json").read_text())
 
     def _read_posts(self, name: str) -> Iterator[Post]:
         with open(self._system.folder / name, encoding="utf-8", newline="\n") as file:
@@ -128,10 +136,15 @@ class Ledger:
                 since = time.monotonic()
             system.pass_time(0.5)
 
+    def _dropping(self) -> Dropping:
+        plan = self._system.plan
+        return Dropping(self.settings, self._arrivals, Rules(hour_ms=int(plan.hour * 1000), grace_ms=int(plan.grace * 1000)))
+
     def _wait_for_posts(self, patience: float) -> bool:
         """Waits until all POSTs that are expected have come; False if nothing came for too long."""
         system = self._system
-        remaining = Counter(map(key_of, self._posts))
+        dropping = self._dropping()
+        remaining = Counter(key_of(post) for post in self.posts if not dropping.may_drop(post))
         missing = remaining.total()
         seen, last_news = 0, time.monotonic()
         longest = 24 * system.plan.hour + system.plan.grace + 10
@@ -175,8 +188,13 @@ class Ledger:
         """Compares, and attributes each repeat; compares the counters of the processes, too, where none of them ended."""
         system, account = self._system, self.account
         received = system.receiver.received[:]
+        dropping = self._dropping()
+        account.problems += dropping.check_not_after(self.posts, received)
+        dropped = dropping.dropped(self.posts, received)
+        system.hit("dropped by their owner", len(dropped))
+        self.posts = [post for post in self.posts if id(post) not in dropped]
         copies = Counter(map(key_of, self._read_posts("repeats.jsonl")))
-        account.settle(self._posts, copies, received, system.faults, system.receiver.store)
+        account.settle(self.posts, copies, received, system.faults, system.receiver.store)
         ends = system.rig.ends()
         bundles, attempts = (system.rig.records(f"{system.prefix}{topic}", ends) for topic in ("bundles", "delivery-attempts"))
         with open(system.folder / "bundles.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -184,8 +202,7 @@ class Ledger:
         outcomes: Counter[str] = Counter()
         account.problems += records.check_attempts(attempts, received, outcomes)
         if counted:
-            summary = json.loads((system.folder / "summary.json").read_text())
-            account.problems += totals.check(system, summary, self._posts, outcomes, account.counts)
+            account.problems += totals.check(system, self.summary, self.posts, outcomes, account.counts)
         if account.problems:
             self._write_received()
         return account

@@ -22,7 +22,7 @@ from proxy import Proxy
 Ends = dict[str, dict[int, int]]
 """Offsets by topic and partition."""
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
+START_SECONDS = 180
 # A console consumer to which nothing comes for so long has read everything that there is. It hardly ever has to wait for
 # that: what tells the end are offsets, unless the last ones hold no records.
 CONSOLE_SECONDS = 60
@@ -79,10 +79,12 @@ class Rig:
         self._holds = [hold for _, hold in held]
         self._kafka: subprocess.Popen[bytes] | None = None
         self._redis: subprocess.Popen[bytes] | None = None
+        self._replica: subprocess.Popen[bytes] | None = None
+        self._replica_port: int | None = None
         self.redis_proxy, self.kafka_proxy = Proxy(self._redis_port), Proxy(self._far_port)
         self._services.kafka_settings = self._kafka_settings
         try:
-            self._kafka = self._services.start_kafka(self._kafka_port, controller)
+            self._start_kafka(controller)
             self.wait_kafka()
         except BaseException:
             self.close()
@@ -91,6 +93,7 @@ class Rig:
     def close(self) -> None:
         """Ends both."""
         end(self._redis)
+        end(self._replica)
         end(self._kafka)
         self.redis_proxy.close()
         self.kafka_proxy.close()
@@ -98,6 +101,9 @@ class Rig:
             hold.close()
 
     # -- Kafka --
+
+    def _start_kafka(self, controller: int) -> None:
+        self._kafka = self._services.start_kafka(self._kafka_port, controller)
 
     def _kafka_settings(self, port: int, controller_port: int, log_dir: Path) -> str:
         """Two listeners for clients: a direct one, and one that is reached through the proxy only."""
@@ -139,35 +145,45 @@ log.dirs={log_dir}
         assert self._kafka is not None
         self._kafka.send_signal(signal.SIGCONT)
 
-    def _tool(self, name: str, *arguments: str) -> list[str]:
-        """The command for one of Kafka's own tools."""
+    def admin(self, program: str, *arguments: str) -> str:
+        """Output of one of Kafka's own tools. Raises Broken if it fails."""
+        command = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", self.kafka_classpath, program, "--bootstrap-server", self.brokers]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Broken(f"{program} failed: {done.stdout[-1000:]} {done.stderr[-1000:]}")
+        return done.stdout
+
+    @property
+    def kafka_classpath(self) -> str:
+        """Where Java finds Kafka's classes."""
+        return str(self._services.kafka_classpath())
+
+    def _console(self, *arguments: str) -> list[str]:
         return [
-            "java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self._services.kafka_classpath(),
+            "java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self.kafka_classpath,
             f"-Dlog4j2.configurationFile={ROOT / 'deploy/local/log4j2.properties'}",
-            f"org.apache.kafka.tools.{name}", "--bootstrap-server", self.brokers, *arguments,
+            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", self.brokers, "--from-beginning",
+            "--isolation-level", "read_committed", "--timeout-ms", f"{1000 * CONSOLE_SECONDS}", *arguments,
         ]
 
     def ends(self) -> Ends:
         """Where each partition of each topic ends now: the offset of the next record."""
-        done = subprocess.run(self._tool("GetOffsetShell"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-        if done.returncode != 0:
-            raise Broken(f"the ends of the topics can't be read: {done.stderr.decode(errors='replace')[-2000:]}")
         found: Ends = defaultdict(dict)
-        for line in done.stdout.decode().splitlines():
+        for line in self.admin("org.apache.kafka.tools.GetOffsetShell").splitlines():
             if match := re.fullmatch(r"(\S+):(\d+):(\d+)", line):
                 found[match[1]][int(match[2])] = int(match[3])
         return found
 
-    def records(self, topic: str, ends: Ends, *formatting: str) -> Iterator[dict[str, Any]]:
-        """The records of a topic up to its ends: partition, offset, timestamp, headers, key, value (text; None for a tombstone)."""
+    def records(self, topic: str, ends: Ends | None = None, *formatting: str) -> Iterator[dict[str, Any]]:
+        """The records of a topic up to its ends, by default those of now: partition, offset, timestamp, headers, key, value (text; None for a tombstone)."""
         properties = [f"print.{what}=true" for what in ("timestamp", "partition", "offset", "headers", "key", "value")]
         properties += ["null.literal=\x01", "headers.separator=\x02", *formatting]
         options = [word for setting in properties for word in ("--formatter-property", setting)]
-        command = self._tool("consumer.ConsoleConsumer", "--from-beginning", "--timeout-ms", f"{1000 * CONSOLE_SECONDS}", "--topic", topic, *options)
+        ends = self.ends() if ends is None else ends
         remaining = {partition: end for partition, end in ends[topic].items() if end > 0}
         if not remaining:
             return
-        with tempfile.TemporaryFile() as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as reading:
+        with tempfile.TemporaryFile() as errors, subprocess.Popen(self._console("--topic", topic, *options), stdout=subprocess.PIPE, stderr=errors) as reading:
             try:
                 for line in reading.stdout or ():
                     # Kafka's log goes to standard output, too.
@@ -229,6 +245,46 @@ log.dirs={log_dir}
 
     def kill_redis(self) -> None:
         end(self._redis)
+
+    def follow_redis(self) -> None:
+        """Starts a replica, and waits until it has everything."""
+        if self._replica_port is None:
+            self._replica_port, hold = self._services.held_port()
+            self._holds.append(hold)
+        end(self._replica)
+        folder = self.folder / f"data/redis-{self._replica_port}"
+        folder.mkdir(exist_ok=True)
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", self._replica_port, "--dir", folder, "--save", "", "--appendonly", "no",
+                   "--replicaof", "127.0.0.1", self._redis_port]
+        self._replica = spawn(command, self.folder / "redis.log")
+        up = b"master_link_status:up"
+        wait("the replica to follow", 30, lambda: up in (self._ask_redis(self._replica_port, "INFO", "replication") or b""))
+
+    def cut_replication(self) -> None:
+        """The replica hears nothing more of the master's writes."""
+        if self._ask_redis(self._replica_port, "REPLICAOF", "NO", "ONE") != b"+OK\r\n":
+            raise Broken("the replica does not answer")
+
+    def fail_over(self) -> None:
+        """The master dies, and clients that go through the proxy come to the replica."""
+        assert self._replica_port is not None
+        end(self._redis)
+        self._redis, self._replica = self._replica, None
+        self._redis_port, self._replica_port = self._replica_port, self._redis_port
+        self.redis_proxy.lead_to(self._redis_port)
+
+    def redis_value(self, *words: str) -> str | None:
+        """A text that Redis answers with; None if there is none."""
+        answer = self._ask_redis(self._redis_port, *words) or b"$-1"
+        return None if answer.startswith(b"$-1") else answer.split(b"\r\n", 1)[1].removesuffix(b"\r\n").decode()
+
+    def _ask_redis(self, port: int | None, *words: str) -> bytes | None:
+        whole = lambda answer: answer.endswith(b"\r\n") and (
+            not answer.startswith(b"$") or answer.startswith(b"$-1") or len(answer.split(b"\r\n", 1)[1]) == int(answer[1:].split(b"\r\n")[0]) + 2
+        )
+        request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
+        answer: bytes | None = self._services.ask(port, request, whole)
+        return answer
 
     def redis(self, *words: str) -> str:
         """The first line of Redis's answer to a command."""

@@ -49,6 +49,14 @@ class Plan:
     delay: tuple[float, float] = (0.0, 0.05)
     """The receiver answers after so long."""
     settings: dict[str, str] = field(default_factory=dict)
+    granularities: str = "none,1h,6h,24h"
+    """A webhook for each in each workspace."""
+    brokers: int = 1
+    """3: a cluster of the row's own."""
+    small_disk_mib: int = 0
+    """The first of three brokers has a disk of so many MiB."""
+    failpoints: bool = False
+    """The program is one that was built with the feature `failpoints`."""
 
 
 class Process:
@@ -60,6 +68,8 @@ class Process:
         self.child: subprocess.Popen[bytes] | None = None
         self.wanted = True
         self.starts = 0
+        self.extra: dict[str, str] = {}
+        """Variables that only this process gets when it is started next."""
 
     @property
     def runs(self) -> bool:
@@ -98,6 +108,10 @@ class System:
         self.counts: Counter[str] = Counter()
         self.ended: list[str] = []
         """What ended by itself."""
+        self.beside: list[subprocess.Popen[bytes]] = []
+        """Programs that a row has started beside the roles."""
+        self.owner: Any = None
+        """Who changes settings in a row that is about that."""
         self._restart_at: dict[str, float] = {}
         self._webhooks: dict[str, dict[str, Any]] = {}
         self._load: subprocess.Popen[bytes] | None = None
@@ -106,11 +120,15 @@ class System:
         self.processes = [self._process(role, number) for role in ("aggregate", "deliver") for number in (1, 2)]
 
     def _process(self, role: str, number: int) -> Process:
+        return Process(role, number, self.hold_port())
+
+    def hold_port(self) -> int:
+        """A free port of loopback that nobody else is given."""
         hold = socket.socket()
         hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         hold.bind(("127.0.0.1", 0))
         self._ports.append(hold)
-        return Process(role, number, hold.getsockname()[1])
+        return int(hold.getsockname()[1])
 
     def of(self, role: str) -> list[Process]:
         """The processes of a role."""
@@ -139,7 +157,7 @@ class System:
 
     def start(self, process: Process) -> None:
         """Starts a process."""
-        env = self.environment() | {"BUNDLEHOOK_HTTP_ADDR": f"127.0.0.1:{process.port}"}
+        env = self.environment() | {"BUNDLEHOOK_HTTP_ADDR": f"127.0.0.1:{process.port}"} | process.extra
         process.child = spawn([self.binary, process.role], self.folder / f"{process.name}.log", env=env)
         process.wanted = True
         process.starts += 1
@@ -164,7 +182,8 @@ class System:
         self.rig.start_redis(aof=self.plan.aof)
         self.tool("topics", "--partitions", str(self.plan.partitions))
         self.receiver.behaviour = answering(200, *self.plan.delay, seed=self.seed)
-        self.oracle("settings.py", "--base-url", self.receiver.url, "--workspaces", str(self.plan.workspaces), "--out", "settings.jsonl")
+        self.oracle("settings.py", "--base-url", self.receiver.url, "--workspaces", str(self.plan.workspaces),
+                    "--granularities", self.plan.granularities, "--out", "settings.jsonl")
         for process in self.processes:
             self.start(process)
         self.publish_settings([json.loads(line) for line in (self.folder / "settings.jsonl").read_text().splitlines()])
@@ -187,6 +206,8 @@ class System:
         """Ends what still runs."""
         for process in self.processes:
             end(process.child)
+        for program in self.beside:
+            end(program)
         end(self._load)
         self.receiver.close()
         self.receiver.store.close()
@@ -215,6 +236,25 @@ class System:
     def loading(self) -> bool:
         """Whether messages are still being published."""
         return self._load is not None and self._load.poll() is None
+
+    def publish_events(self, lines: list[bytes]) -> None:
+        """Publishes messages beside the load, as fast as the broker takes them."""
+        data = b"".join(line + b"\n" for line in lines)
+        file = self.folder / "more.jsonl"
+        file.write_bytes(data)
+        self.tool("produce", "--file", str(file))
+        with open(self.folder / "events.jsonl", "ab") as events:
+            events.write(data)
+
+    def pause_load(self) -> None:
+        """Nothing is published for a while."""
+        assert self._load is not None
+        self._load.send_signal(signal.SIGSTOP)
+
+    def resume_load(self) -> None:
+        """Goes on publishing, if it was paused."""
+        assert self._load is not None
+        self._load.send_signal(signal.SIGCONT)
 
     def wait_load(self) -> None:
         """Waits until all messages are published and acknowledged."""

@@ -25,7 +25,7 @@ from bodies import aggregation, compact, escape, object_bytes
 from events import DeadLetter, Event, Skip, is_blank, read_event
 from expected import Oracle, Post
 from instants import minute_text, parse_duration, parse_timestamp, window_text, wire_timestamp
-from webhooks import History
+from webhooks import SETTLE_MS, History
 from windows import Boundaries, Rules
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -632,6 +632,15 @@ class Settings(unittest.TestCase):
         self.assertEqual(bundles(oracle), [["m0"], ["m3"]])
         self.assertEqual(oracle.webhooks["wh"], {"sent": 2, "posts": 2, "dropped_by_owner": 1})
         self.assertEqual(oracle.records, {"wanted": 3, "no_enabled_webhook": 1})
+
+    def test_what_arrived_in_a_life_is_dropped_from_its_end_on(self) -> None:
+        history = History([
+            setting("wh", "1h"), setting("wh", "6h", offset=1, at=NOON), setting("wh", "6h", offset=2, at=NOON + MINUTE, enabled=False),
+            setting("wh", "6h", offset=3, at=NOON + 2 * MINUTE), tombstone("wh", 4, NOON + 3 * MINUTE), setting("wh", "1h", offset=5, at=NOON + 4 * MINUTE),
+        ])
+        ends = [history.end_of_life("wh", NOON + seconds * 1_000) for seconds in (-10, 30, 64, 125, 184, 250, 1_000)]
+        off, gone = NOON + MINUTE + SETTLE_MS, NOON + 3 * MINUTE + SETTLE_MS
+        self.assertEqual(ends, [off, off, off, gone, gone, None, None])
 
     def test_deleting_and_moving_to_another_workspace_drop_open_windows_too(self) -> None:
         moved = setting("wh", "1h", offset=1, at=NOON + MINUTE, workspace_id="other")

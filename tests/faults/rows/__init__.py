@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rows import endpoints, kafka, load, mixed, network, processes, redis, settings
+from rows import big, brokers, clocks, eleventh, endpoints, kafka, load, mixed, network, points, processes, redis, settings, transactions
 from rows.row import Row
 
 __all__ = ["ROWS", "Row"]
 
-ROWS: list[Row] = [row for module in (processes, redis, kafka, endpoints, settings, mixed, network, load) for row in module.ROWS]
+_MODULES = (processes, points, redis, kafka, brokers, network, endpoints, eleventh, settings, clocks, transactions, big, mixed, load)
+ROWS: list[Row] = [row for module in _MODULES for row in module.ROWS]

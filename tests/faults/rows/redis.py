@@ -65,6 +65,31 @@ def redis_refuses(system: System) -> None:
         pause(system, 3, 8)
 
 
+def failover(system: System) -> None:
+    """Redis dies, and a replica takes its place that has heard nothing of the last seconds, or of half a minute."""
+    pause(system, 4, 6)
+    while system.loading:
+        system.rig.follow_redis()
+        pause(system, 1, 4)
+        before = applied(system)
+        system.rig.cut_replication()
+        pause(system, 1, 7)
+        note_load(system)
+        since = time.time()
+        behind = applied(system) - before
+        system.rig.fail_over()
+        system.hit("failovers")
+        system.hit("records that the replica lacked", behind)
+        system.fault("failover of Redis", since, time.time() + 3, 2 * IN_FLIGHT, forgets=True)
+        pause(system, 3, 9)
+
+
+def applied(system: System) -> int:
+    """How many records `aggregate` has taken into windows, by what Redis knows."""
+    owners = (f"{{{system.prefix}me:{partition}}}:owner" for partition in range(system.plan.partitions))
+    return sum(int(system.rig.redis_value("HGET", owner, "applied") or 0) for owner in owners)
+
+
 def ask(system: System, *words: str) -> None:
     answer = system.rig.redis(*words)
     if not answer.startswith("+"):
@@ -80,4 +105,7 @@ ROWS = [
     Row("redis-kill-aof", "kill -9 of Redis, which loses its last second", redis_kill, ("Redis killed", "with windows open"), aof),
     Row("redis-flush", "FLUSHALL, also while a boundary closes", redis_flush, ("Redis emptied", "emptied around a boundary")),
     Row("redis-refuses", "Redis pauses, is read-only, is full", redis_refuses, ("Redis: pause", "Redis: readonly", "Redis: full")),
+    Row("failover", "Redis fails over to a replica that lacks the last seconds", failover,
+        ("failovers", "records that the replica lacked", "with windows open"),
+        lambda seconds: Plan(seconds=max(seconds, 75), far=True, settings=dict(SMALL_LANES))),
 ]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ledger import Ledger
 from system import SESSION_S, Plan, Process, System
 
 LANES = 8
@@ -27,6 +28,8 @@ class Row:
     """Disturbs a system under load, until the load ends."""
     must_hit: tuple[str, ...]
     plan: Callable[[float], Plan] = field(default=lambda seconds: Plan(seconds=seconds, settings=dict(SMALL_LANES)))
+    check: Callable[[System, Ledger], list[str]] = field(default=lambda system, ledger: [])
+    """Problems that only this row looks for, once everything is settled."""
     orderly: bool = False
     """Nothing dies or is cut off, so nothing may be written twice and no partition claimed twice in a row."""
     counted: bool = False
