@@ -197,14 +197,14 @@ class Ledger:
         dropped = dropping.dropped(self.posts, received)
         system.hit("dropped by their owner", len(dropped))
         self.posts = [post for post in self.posts if id(post) not in dropped]
-        copies = Counter(map(key_of, self._read_posts("repeats.jsonl")))
-        account.settle(self.posts, copies, received, system.faults, system.receiver.store)
         ends = system.rig.ends()
         bundles, attempts = (system.rig.records(f"{system.prefix}{topic}", ends) for topic in ("bundles", "delivery-attempts"))
+        outcomes, late = Counter[str](), Counter[str]()
+        account.problems += records.check_attempts(attempts, received, outcomes, late)
+        copies = Counter(map(key_of, self._read_posts("repeats.jsonl")))
+        account.settle(self.posts, copies, received, system.faults, late, system.receiver.store)
         with open(system.folder / "bundles.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
             account.problems += records.check_positions(_noted(bundles, file), account.counts)
-        outcomes: Counter[str] = Counter()
-        account.problems += records.check_attempts(attempts, received, outcomes)
         if counted:
             account.problems += totals.check(system, self.summary, self.posts, outcomes, account.counts)
         if account.problems:
