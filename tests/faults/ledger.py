@@ -118,13 +118,17 @@ class Ledger:
         self._wait_settled(patience)
 
     def _wait_applied(self, patience: float) -> None:
-        """Waits until `aggregate` has taken all messages, as far as it knows."""
+        """Waits until `aggregate` seems to have taken all messages: what it says of its lag stands still.
+
+        It tells its lag every 5 s. A process goes on telling the last one of a partition that it gave up.
+        """
         system = self._system
         deadline = time.monotonic() + patience
-        since = time.monotonic()
-        while time.monotonic() < min(since + 6, deadline):
+        since, lag = time.monotonic(), -1.0
+        while time.monotonic() < min(since + 12, deadline):
             owned = system.sum("aggregate", 'bundlehook_partitions_owned{role="aggregate"')
-            if owned != system.plan.partitions or system.sum("aggregate", "bundlehook_lag_records"):
+            former, lag = lag, system.sum("aggregate", "bundlehook_lag_records")
+            if owned != system.plan.partitions or lag != former:
                 since = time.monotonic()
             system.pass_time(0.5)
 
