@@ -52,16 +52,17 @@ class Account:
         """Notes what must not be."""
         self.problems.append(text)
 
-    def settle(self, posts: list[Post], copies: Counter[Key], received: list[Received], faults: list[Fault], store: Store) -> None:
+    def settle(self, posts: list[Post], copies: Counter[Key], received: list[Received], faults: list[Fault], late: Counter[str], store: Store) -> None:
         """Compares what came with the POSTs that had to come, and attributes each repeat.
 
-        Copies are POSTs of repeated messages, sent at once: once Redis forgot the first ones they may come, too.
+        Copies are POSTs of repeated messages, sent at once: once Redis forgot the first ones they may come, too. What timed
+        out, by id, may have been answered too late, and is sent again.
         """
         forgot_at = min((fault.since for fault in faults if fault.forgets), default=math.inf)
         kept = self._without_copies(posts, copies, received, forgot_at)
         self._compare(posts, kept, store)
-        self._attribute_repeats(kept, Counter(map(key_of, posts)), faults)
-        self._check_one_at_a_time(posts, kept, faults, store)
+        self._attribute_repeats(kept, Counter(map(key_of, posts)), faults, late.copy())
+        self._check_one_at_a_time(posts, kept, faults, late, store)
 
     def _without_copies(self, posts: list[Post], copies: Counter[Key], received: list[Received], forgot_at: float) -> list[Received]:
         """Leaves out as many requests as may be copies of what Redis forgot."""
@@ -94,7 +95,7 @@ class Account:
             report.print(10)
         self.details = out.getvalue() if report.differences else ""
 
-    def _attribute_repeats(self, received: list[Received], wanted: Counter[Key], faults: list[Fault]) -> None:
+    def _attribute_repeats(self, received: list[Received], wanted: Counter[Key], faults: list[Fault], late: Counter[str]) -> None:
         """Each request beyond the success of its POST must go back to a fault that may have kept it unrecorded."""
         succeeded: dict[tuple[str, str, str], list[Received]] = defaultdict(list)
         explained: Counter[int] = Counter()
@@ -102,6 +103,10 @@ class Account:
             former = succeeded[request.path, request.bundle_id, request.body]
             # Two messages may make equal POSTs under one id, ten minutes apart.
             if former and len(former) >= wanted[request.path, request.body]:
+                if late[request.bundle_id] > 0:
+                    late[request.bundle_id] -= 1
+                    self.counts["retries after an answer that came too late"] += 1
+                    continue
                 self._attribute(former[-1], request, faults, explained)
             if 200 <= request.status < 300:
                 former.append(request)
@@ -127,8 +132,10 @@ class Account:
         best = max(candidates, key=lambda fault: fault.repeats - explained[id(fault)])
         explained[id(best)] += 1
 
-    def _check_one_at_a_time(self, posts: list[Post], received: list[Received], faults: list[Fault], store: Store) -> None:
-        """POSTs of one chat to one webhook do not overlap, but where a fault left one behind."""
+    def _check_one_at_a_time(
+        self, posts: list[Post], received: list[Received], faults: list[Fault], late: Counter[str], store: Store,
+    ) -> None:
+        """POSTs of one chat to one webhook do not overlap, but where a fault left one behind, or one timed out."""
         chats = {key_of(post): post["chat_id"] for post in posts}
         last: dict[tuple[str, str], Received] = {}
         for request in received:
@@ -137,6 +144,8 @@ class Account:
             former = last.get(chat)
             last[chat] = request
             if former is None or (former.ended_at is not None and former.ended_at <= request.received_at):
+                continue
+            if late[request.bundle_id] > 0 and former.bundle_id == request.bundle_id:
                 continue
             if not _explained_by(faults, former, request):
                 self.counts["overlaps"] += 1

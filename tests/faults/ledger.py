@@ -179,14 +179,14 @@ class Ledger:
         """Compares, and attributes each repeat; compares the counters of the processes, too, where none of them ended."""
         system, account = self._system, self.account
         received = system.receiver.received[:]
-        copies = Counter(map(key_of, self._read_posts("repeats.jsonl")))
-        account.settle(self._posts, copies, received, system.faults, system.receiver.store)
         ends = system.rig.ends()
         bundles, attempts = (system.rig.records(f"{system.prefix}{topic}", ends) for topic in ("bundles", "delivery-attempts"))
+        outcomes, late = Counter[str](), Counter[str]()
+        account.problems += records.check_attempts(attempts, received, outcomes, late)
+        copies = Counter(map(key_of, self._read_posts("repeats.jsonl")))
+        account.settle(self._posts, copies, received, system.faults, late, system.receiver.store)
         with open(system.folder / "bundles.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
             account.problems += records.check_positions(_noted(bundles, file), account.counts)
-        outcomes: Counter[str] = Counter()
-        account.problems += records.check_attempts(attempts, received, outcomes)
         if counted:
             summary = json.loads((system.folder / "summary.json").read_text())
             account.problems += totals.check(system, summary, self._posts, outcomes, account.counts)

@@ -56,6 +56,7 @@ class Accounts(unittest.TestCase):
         self.posts, self.repeats = named(contract().posts), named(contract().repeats)
         self.received = [self.request(post, number) for number, post in enumerate(self.posts)]
         self.faults: list[Fault] = []
+        self.late: Counter[str] = Counter()
         self.copies: Counter[tuple[str, str]] = Counter()
 
     def request(self, post: Post, at: float, status: int = 200, **changes: str) -> Received:
@@ -73,7 +74,7 @@ class Accounts(unittest.TestCase):
     def account(self) -> Account:
         """What the account says of what was received."""
         account = Account()
-        account.settle(self.posts, self.copies, self.received, self.faults, self.store)
+        account.settle(self.posts, self.copies, self.received, self.faults, self.late, self.store)
         return account
 
     def assert_problems(self, *starts: str) -> Account:
@@ -150,6 +151,16 @@ class Accounts(unittest.TestCase):
         self.faults.append(Fault("kill", last + 0.2, last + 3, 1))
         self.assert_problems()
 
+    def test_an_answer_that_came_too_late_explains_one_repeat(self) -> None:
+        last = len(self.posts) - 1
+        self.received[last].ended_at = last + 1.2
+        self.received.append(self.request(self.posts[last], last + 1))
+        self.assert_problems("a repeat without a cause", "two POSTs of chat")
+        self.late[self.received[last].bundle_id] += 1
+        self.assertEqual(self.assert_problems().counts["retries after an answer that came too late"], 1)
+        self.received.append(self.request(self.posts[last], last + 3))
+        self.assert_problems("a repeat without a cause")
+
     def test_a_fault_explains_no_more_repeats_than_were_in_flight(self) -> None:
         self.faults.append(Fault("kill", 20, 23, 1))
         self.received += [self.request(self.posts[number], 22) for number in (20, 21)]
@@ -205,7 +216,7 @@ class OwnRecords(unittest.TestCase):
 
     def test_each_delivery_is_recorded_and_no_other(self) -> None:
         received = [Received("/", f"webhook-id: {name}".encode(), "", status, 0.0) for name, status in (("a", 200), ("b", 500), ("b", 200))]
-        said: Callable[..., list[str]] = lambda *outcomes: list(records.check_attempts(self.attempts(*outcomes), received, Counter()))
+        said: Callable[..., list[str]] = lambda *outcomes: list(records.check_attempts(self.attempts(*outcomes), received, Counter(), Counter()))
         self.assertEqual(said(("a", "delivered"), ("b", "status"), ("b", "delivered")), [])
         self.assertEqual(len(said(("a", "delivered"), ("b", "status"))), 1)
         self.assertEqual(len(said(("a", "delivered"), ("b", "delivered"), ("b", "delivered"))), 1)

@@ -10,7 +10,7 @@ from rows.redis import ask
 from rows.row import LANES, SMALL_LANES, Row, kill_now, note_load, pause
 from system import MOST_ATTEMPTS, Plan, Process, System
 
-WIDE_LANES = {"LANE_REQUESTS": "8", "LANE_REQUESTS_CEILING": "16"}
+WIDE_LANES = {"LANE_REQUESTS": "8", "LANE_REQUESTS_CEILING": "16", "REQUEST_TIMEOUT": "10s"}
 UNRECORDED = 2 * LANES * MOST_ATTEMPTS
 """What both processes have sent at most when they die without Redis: all is answered, but nothing recorded until it is back."""
 
@@ -90,7 +90,7 @@ def _fast(seconds: float) -> Plan:
 
 
 def _short(seconds: float) -> Plan:
-    return Plan(seconds=40, rate=150, chats=100, hour=1.0, session=10, settings=dict(SMALL_LANES))
+    return Plan(seconds=40, rate=150, chats=100, hour=1.0, session=10, settings={**SMALL_LANES, "REQUEST_TIMEOUT": "10s"})
 
 
 ROWS = [
