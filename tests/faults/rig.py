@@ -22,7 +22,7 @@ from proxy import Proxy
 Ends = dict[str, dict[int, int]]
 """Offsets by topic and partition."""
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
+START_SECONDS = 300
 # A console consumer to which nothing comes for so long has read everything that there is. It hardly ever has to wait for
 # that: what tells the end are offsets, unless the last ones hold no records.
 CONSOLE_SECONDS = 60
@@ -225,7 +225,7 @@ log.dirs={log_dir}
         durable = ["--appendonly", "yes", "--appendfsync", "everysec"] if aof else ["--appendonly", "no"]
         command = ["redis-server", "--bind", "127.0.0.1", "--port", self._redis_port, "--dir", folder, "--save", "", *durable]
         self._redis = spawn(command, self.folder / "redis.log")
-        wait("Redis", 30, lambda: bool(self._services.redis_answers(self._redis_port)))
+        wait("Redis", START_SECONDS, lambda: bool(self._services.redis_answers(self._redis_port)))
 
     def kill_redis(self) -> None:
         end(self._redis)

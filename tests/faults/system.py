@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from account import ORACLE, UNRECORDED_S, Fault
 from receiver import Receiver, answering
-from rig import ROOT, Broken, Rig, end, environment, spawn, wait
+from rig import ROOT, START_SECONDS, Broken, Rig, end, environment, spawn, wait
 from store import Store
 
 SESSION_S = 3.0
@@ -169,7 +169,7 @@ class System:
             self.start(process)
         self.publish_settings([json.loads(line) for line in (self.folder / "settings.jsonl").read_text().splitlines()])
         for process in self.processes:
-            wait(f"{process.name} to be ready", 60, process.is_ready)
+            wait(f"{process.name} to be ready", START_SECONDS, process.is_ready)
 
     def down(self) -> None:
         """Ends all processes by SIGTERM, then whatever is left."""
