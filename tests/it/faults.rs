@@ -1,6 +1,8 @@
-//! The fault suite, which breaks the whole product under load: the account that it keeps.
+//! The fault suite, which breaks the whole product under load: the account that it keeps, and a short run of it.
 
 use tokio::process::Command;
+
+use crate::support::kafka;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults");
 
@@ -18,4 +20,18 @@ async fn python(arguments: &[&str]) -> String {
 #[tokio::test]
 async fn the_account_notices_whatever_is_wrong() {
     python(&["-m", "unittest", "discover"]).await;
+}
+
+#[tokio::test]
+async fn random_kills_and_losses_of_redis_cost_no_message_and_no_order() {
+    // The suite starts a broker of its own from what this one was started from.
+    if kafka().await.is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("there is room for files");
+    let folder = folder.path().to_str().expect("the path is text");
+    let program = env!("CARGO_BIN_EXE_bundlehook");
+    // Long waits, as the machine may be busy: nothing here depends on how fast it is.
+    let row = ["run", "--faults", "short", "--seed", "1", "--patience", "300"];
+    println!("{}", python(&[&row[..], &["--binary", program, "--folder", folder]].concat()).await);
 }
