@@ -26,8 +26,6 @@ UNRECORDED_S = 3.0
 """A request that was answered so long before a fault may not have been recorded yet."""
 BEHIND_S = 30.0
 """So old may a message be when `aggregate` reads it: Redis may have forgotten its first copy after it arrived."""
-ON_ITS_WAY_MS = 30_000
-"""A POST may still be on its way so long after it was due, if processes die meanwhile."""
 STILL_SENT_MS = 5_000
 """A request that began before a webhook was switched off may come to its end so long after that counts."""
 EARLY_MS = 5_000
@@ -222,7 +220,7 @@ class Ledger:
 
     def _may_be_dropped(self, post: oracle.Post, ends: dict[int, int]) -> bool:
         """Whether a POST may have been on its way when its webhook was switched off or deleted."""
-        return id(post) in ends and self._due(post) > ends[id(post)] - ON_ITS_WAY_MS
+        return id(post) in ends and self._due(post) > ends[id(post)] - 1000 * self._system.plan.on_its_way
 
     def _without_dropped(self, posts: list[oracle.Post], received: list[Received]) -> list[oracle.Post]:
         """Leaves out what did not come since its owner dropped it on its way. Nothing may come long after that."""

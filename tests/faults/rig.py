@@ -22,7 +22,7 @@ from proxy import Proxy
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
 # A console consumer to which nothing comes for so long has read everything, where the last offsets hold no records.
-CONSOLE_SECONDS = 20
+CONSOLE_SECONDS = 40
 
 
 class Broken(Exception):
