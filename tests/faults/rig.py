@@ -168,6 +168,7 @@ log.dirs={log_dir}
         properties = [f"print.{what}=true" for what in ("timestamp", "partition", "offset", "headers", "key", "value")]
         options = [word for setting in [*properties, "null.literal=\x01", "headers.separator=\x02"] for word in ("--formatter-property", setting)]
         left = self._ends(topic)
+        unseen = set(left)
         if not left:
             return
         with subprocess.Popen(self._console("--topic", topic, *options), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reading:
@@ -176,12 +177,15 @@ log.dirs={log_dir}
                 if not line.startswith((b"LogAppendTime:", b"CreateTime:")):
                     continue
                 record = _record(line)
+                unseen.discard(record["partition"])
                 yield record
                 if record["offset"] + 1 >= left.get(record["partition"], sys.maxsize):
                     del left[record["partition"]]
                     if not left:
                         reading.kill()
                         return
+        if unseen:
+            raise Broken(f"partitions {sorted(unseen)} of {topic} could not be read in time")
 
     def _ends(self, topic: str) -> dict[int, int]:
         """The offset of the next record of each partition that has had one."""
