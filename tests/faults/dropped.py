@@ -12,8 +12,6 @@ from receiver import Received
 from webhooks import History
 from windows import Rules
 
-ON_ITS_WAY_MS = 30_000
-"""A POST may still be on its way so long after it was due, if processes die meanwhile."""
 STILL_SENT_MS = 5_000
 """A request that began before a webhook was switched off may come to its end so long after that counts."""
 
@@ -21,8 +19,10 @@ STILL_SENT_MS = 5_000
 class Dropping:
     """Knows when lives of webhooks ended; times in milliseconds."""
 
-    def __init__(self, settings: list[dict[str, Any]], arrivals: dict[int, dict[int, int]], rules: Rules) -> None:
+    def __init__(self, settings: list[dict[str, Any]], arrivals: dict[int, dict[int, int]], rules: Rules, on_its_way_ms: float) -> None:
+        """A POST may still be on its way for some time after it was due."""
         self._history, self._arrivals, self._rules = History(settings), arrivals, rules
+        self._on_its_way_ms = on_its_way_ms
 
     def _end(self, post: Post) -> int | None:
         """From when on the owner dropped what was left of a POST; None if that never happened."""
@@ -37,7 +37,7 @@ class Dropping:
     def may_drop(self, post: Post) -> bool:
         """Whether a POST may have been on its way when its webhook was switched off or deleted."""
         end = self._end(post)
-        return end is not None and self._due(post) > end - ON_ITS_WAY_MS
+        return end is not None and self._due(post) > end - self._on_its_way_ms
 
     def dropped(self, posts: list[Post], received: list[Received]) -> set[int]:
         """What did not come since it was dropped on its way, by the ids of the objects."""

@@ -142,7 +142,8 @@ class Ledger:
 
     def _dropping(self) -> Dropping:
         plan = self._system.plan
-        return Dropping(self.settings, self._arrivals, Rules(hour_ms=int(plan.hour * 1000), grace_ms=int(plan.grace * 1000)))
+        rules = Rules(hour_ms=int(plan.hour * 1000), grace_ms=int(plan.grace * 1000))
+        return Dropping(self.settings, self._arrivals, rules, 1000 * plan.on_its_way)
 
     def _wait_for_posts(self, patience: float) -> bool:
         """Waits until all POSTs that are expected have come; False if nothing came for too long."""

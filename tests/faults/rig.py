@@ -183,6 +183,7 @@ log.dirs={log_dir}
         remaining = {partition: end for partition, end in ends[topic].items() if end > 0}
         if not remaining:
             return
+        unseen = set(remaining)
         with tempfile.TemporaryFile() as errors, subprocess.Popen(self._console("--topic", topic, *options), stdout=subprocess.PIPE, stderr=errors) as reading:
             try:
                 for line in reading.stdout or ():
@@ -191,6 +192,7 @@ log.dirs={log_dir}
                         continue
                     record = _record(line)
                     partition = record["partition"]
+                    unseen.discard(partition)
                     if record["offset"] < ends[topic][partition]:
                         yield record
                     if record["offset"] + 1 >= remaining.get(partition, math.inf):
@@ -204,6 +206,8 @@ log.dirs={log_dir}
             said = errors.read()
             if b"Processed a total of" not in said:
                 raise Broken(f"the console consumer: {said.decode(errors='replace')[-2000:]}")
+            if unseen:
+                raise Broken(f"partitions {sorted(unseen)} of {topic} could not be read in time")
 
     def commits(self, group: str, ends: Ends) -> Iterator[tuple[int, str]]:
         """Partition and metadata of all offsets that a group committed."""

@@ -51,6 +51,8 @@ class Plan:
     settings: dict[str, str] = field(default_factory=dict)
     granularities: str = "none,1h,6h,24h"
     """A webhook for each in each workspace."""
+    on_its_way: float = 30
+    """A POST may still be on its way so long after it was due, if processes die meanwhile."""
     brokers: int = 1
     """3: a cluster of the row's own."""
     small_disk_mib: int = 0

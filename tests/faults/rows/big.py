@@ -11,7 +11,7 @@ from typing import Any
 from ledger import Ledger
 from rows.row import SMALL_LANES, Row, pause
 from system import ORACLE, Plan, System
-from upstream import Upstream, chat_of
+from upstream import Upstream
 
 sys.path.insert(0, str(ORACLE))
 import generate  # noqa: E402

@@ -15,6 +15,8 @@ from rows.row import Row, pause
 from system import SESSION_S, Plan, System
 
 MOST_FAILURES = 10
+HANGS_SECONDS = 10
+"""So long a request is under way that will fail."""
 STEPS = [
     ("the failure is logged", "deliver.health-logged:11"), ("the disabling stands in the outbox", "deliver.outbox:2"),
     # The warning at the fifth failure had two records.
@@ -100,12 +102,14 @@ class Disabling:
     def enable_with_failures_in_flight(self, number: int) -> None:
         """Its owner switches it off and on while a request is under way that will fail: it counts no more."""
         system, path, webhook = self._system, f"/ws-{number}/none", f"wh-ws-{number}-none"
-        self._endpoints.fail(path, delay=2)
-        self._until(number, "some failures", lambda: self._endpoints.failed[path] >= 7)
+        self._endpoints.fail(path)
+        self._until(number, "some failures", lambda: self._endpoints.failed[path] >= 6)
+        self._endpoints.fail(path, delay=HANGS_SECONDS)
+        self._until(number, "one that is under way", lambda: self._endpoints.failed[path] >= 1)
         self._command(webhook, "disable")
         self._command(webhook, "enable")
         under_way = (request for request in system.receiver.received[-2_000:] if request.path == path and request.ended_at is None)
-        if any(request.status == 500 and request.received_at > time.time() - 2 for request in under_way):
+        if any(request.status == 500 and request.received_at > time.time() - HANGS_SECONDS for request in under_way):
             system.hit("enabled again with a failure in flight")
         self._endpoints.fail(path)
         self._expect_disabled(number, webhook)
@@ -207,8 +211,9 @@ def check(system: System, ledger: Ledger) -> list[str]:
 
 def _plan(seconds: float) -> Plan:
     # One request a lane at a time: each failure counts.
-    settings = {"LANE_REQUESTS": "1", "LANE_REQUESTS_CEILING": "1", "RETRY_SCHEDULE": "300ms"}
-    return Plan(seconds=max(seconds, 90), rate=80, workspaces=10, granularities="none", failpoints=True, settings=settings)
+    settings = {"LANE_REQUESTS": "1", "LANE_REQUESTS_CEILING": "1", "RETRY_SCHEDULE": "300ms", "REQUEST_TIMEOUT": f"{2 * HANGS_SECONDS}s"}
+    # What waits at an endpoint that fails may be dropped by its owner long after it came.
+    return Plan(seconds=max(seconds, 90), rate=80, workspaces=10, granularities="none", on_its_way=300, failpoints=True, settings=settings)
 
 
 ROWS = [
