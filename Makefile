@@ -45,7 +45,12 @@ FAULTS_ARGS ?=
 
 .PHONY: faults
 faults: release ## break the running system in many ways and account for every message; FAULTS=row,row MINUTES=n SEED=n
+	@cargo build --features failpoints
 	@./tests/faults/run $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(FAULTS_ARGS)
+
+.PHONY: proof
+proof: release ## a million messages with 200 kills and 20 losses of Redis, in ten chunks; SEED=n
+	@./tests/faults/run --faults proof --messages 100000 --chunks 10 $(if $(SEED),--seed $(SEED)) $(FAULTS_ARGS)
 
 # Runs of each target for `fuzz`, and which (all unless set).
 RUNS ?= 100000

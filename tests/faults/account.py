@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import json
+import math
 import sys
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import records
 from receiver import Received
-from system import ORACLE, Fault, System
+from store import Store
 
+ORACLE = Path(__file__).resolve().parents[1] / "oracle"
 sys.path.insert(0, str(ORACLE))
 import compare  # noqa: E402
-import expected as oracle  # noqa: E402
-from webhooks import History  # noqa: E402
-from windows import RecentMessages, Rules, Taken  # noqa: E402
 
 UNRECORDED_S = 3.0
 """A request that was answered so long before a fault may not have been recorded yet."""
-EARLY_MS = 5_000
-"""A boundary that the clock closed may be ahead of a broker's timestamp by so much, if the broker was held up."""
-Key = tuple[str, bytes]
+Key = tuple[str, str]
+"""Path, and the name of a body in the store."""
+Post = dict[str, Any]
+"""A POST as the oracle writes it, but with its body's name."""
 
 
-class Forgetful(oracle.Oracle):
-    """Recognises no repeat among the messages that are sent at once."""
+@dataclass
+class Fault:
+    """A disturbance, by the clock of the host: what may be repeated was under way in between."""
 
-    def _send_at_once(self, partition: int, taken: Taken, recent: RecentMessages) -> None:
-        super()._send_at_once(partition, taken, RecentMessages())
+    name: str
+    since: float
+    until: float
+    repeats: int
+    """How many repeats it explains at most."""
+    forgets: bool = False
+    """Redis lost which messages were sent at once within the last ten minutes."""
 
 
 @dataclass
@@ -45,263 +49,119 @@ class Account:
     details: str = ""
 
     def problem(self, text: str) -> None:
+        """Notes what must not be."""
         self.problems.append(text)
 
+    def settle(self, posts: list[Post], copies: Counter[Key], received: list[Received], faults: list[Fault], late: Counter[str], store: Store) -> None:
+        """Compares what came with the POSTs that had to come, and attributes each repeat.
 
-class Ledger:
-    """Takes the records of a run and holds what came against them."""
+        Copies are POSTs of repeated messages, sent at once: once Redis forgot the first ones they may come, too. What timed
+        out, by id, may have been answered too late, and is sent again.
+        """
+        forgot_at = min((fault.since for fault in faults if fault.forgets), default=math.inf)
+        kept = self._without_copies(posts, copies, received, forgot_at)
+        self._compare(posts, kept, store)
+        self._attribute_repeats(kept, Counter(map(key_of, posts)), faults, late.copy())
+        self._check_one_at_a_time(posts, kept, faults, late, store)
 
-    def __init__(self, system: System) -> None:
-        self._system = system
-        plan = system.plan
-        self._rules = Rules(hour_ms=int(plan.hour * 1000), grace_ms=int(plan.grace * 1000))
-        self.account = Account()
-        self._events: list[dict[str, Any]] = []
-        self._settings: list[dict[str, Any]] = []
-        self._explained: Counter[int] = Counter()
-
-    # -- what had to come --
-
-    def read_topics(self) -> None:
-        """Reads what the brokers hold of messages and settings."""
-        rig, prefix = self._system.rig, self._system.prefix
-        self._events = [_stored(record) for record in rig.records(f"{prefix}message-events")]
-        self._settings = [_stored(record) for record in rig.records(f"{prefix}webhook-settings")]
-        self.account.counts["messages"] = len(self._events)
-        published = Counter((self._system.folder / "events.jsonl").read_bytes().decode().removesuffix("\n").split("\n"))
-        missing = published - Counter(record.get("value", "") for record in self._events)
-        if missing:
-            self.account.problem(f"{missing.total()} acknowledged messages are not in the topic, such as {next(iter(missing))[:300]}")
-
-    def expect(self, logged: dict[int, list[tuple[int, int]]]) -> list[oracle.Post]:
-        """What the contract demands, given boundaries that were closed by the clock."""
-        run = oracle.Oracle(History(self._settings), self._rules, "TimelinesAI")
-        run.run(self._events, logged)
-        return run.posts
-
-    def _copies(self, posts: list[oracle.Post]) -> Counter[Key]:
-        """POSTs of copies of messages, sent at once, that may come since Redis forgot the first ones: dropping them is best effort."""
-        losses = [fault.since for fault in self._system.faults if fault.forgets]
-        if not losses:
-            return Counter()
-        run = Forgetful(History(self._settings), self._rules, "TimelinesAI")
-        arrivals = {(record["partition"], record["offset"]): record["timestamp"] for record in self._events}
-        run.run(self._events, {})
-        wanted = {(post.webhook_id, post.partition, post.offset) for post in posts}
-        return Counter(
-            (post.path, post.body.encode()) for post in run.posts
-            if post.granularity == "none" and (post.webhook_id, post.partition, post.offset) not in wanted
-            and arrivals[post.partition, post.offset] >= min(losses) * 1000
-        )
-
-    def boundaries(self) -> dict[int, list[tuple[int, int]]]:
-        """All boundaries that were ever committed, each checked for plausibility."""
-        logged = defaultdict(set)
-        group = f"{self._system.prefix}bundlehook-aggregate"
-        for record in self._system.rig.commits():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                key, value = record["key"]["data"], record["value"]["data"]
-                if key["group"] == group:
-                    for boundary, offset in json.loads(value["metadata"])["boundaries"]:
-                        logged[key["partition"]].add((offset, boundary))
-        self._check_boundaries(logged)
-        return {partition: sorted(entries) for partition, entries in logged.items()}
-
-    def _check_boundaries(self, logged: dict[int, set[tuple[int, int]]]) -> None:
-        """A boundary closes before the first record that arrived at it plus the grace, hardly ever before an earlier one."""
-        arrivals: dict[int, dict[int, int]] = defaultdict(dict)
-        for record in self._events:
-            arrivals[record["partition"]][record["offset"]] = record["timestamp"]
-        for partition, entries in logged.items():
-            of_partition = arrivals[partition]
-            for offset, boundary in entries:
-                after = of_partition.get(offset)
-                before = of_partition.get(offset - 1)
-                closes = boundary + self._rules.grace_ms
-                if after is not None and after < closes:
-                    self.account.counts["boundaries closed early"] += 1
-                    if after < closes - EARLY_MS:
-                        self.account.problem(f"boundary {boundary} of partition {partition} was closed {closes - after} ms early, at {offset}")
-                if before is not None and before >= closes:
-                    self.account.problem(f"boundary {boundary} of partition {partition} was closed late, at {offset}")
-
-    # -- waiting --
-
-    def wait_until_all_came(self, patience: float) -> None:
-        """Waits until everything has come, or nothing new has come for a while after the last window's end."""
-        system = self._system
-        wanted = Counter((post.path, post.body.encode()) for post in self.expect({}))
-        got: Counter[Key] = Counter()
-        seen, last_news = 0, time.monotonic()
-        longest = 24 * system.plan.hour + system.plan.grace + 10
-        last_arrival = max((record["timestamp"] for record in self._events), default=0) / 1000
-        while True:
-            fresh = system.receiver.received[seen:]
-            seen += len(fresh)
-            for request in fresh:
-                key = (request.path, request.body)
-                if 200 <= request.status < 300:
-                    if got[key] < wanted[key]:
-                        last_news = time.monotonic()
-                    got[key] += 1
-            missing = (wanted - got).total()
-            if not missing:
-                break
-            if time.time() > last_arrival + longest and time.monotonic() > last_news + patience:
-                break
-            system.pass_time(0.5)
-        self._wait_settled(patience)
-
-    def _wait_settled(self, patience: float) -> None:
-        """Waits until nothing waits or is parked, so that nothing more can come; notes what remains."""
-        system = self._system
-        deadline = time.monotonic() + patience
-        quiet_since = time.monotonic()
-        seen = len(system.receiver.received)
-        while True:
-            # A process sets its gauges to 0 before it has claimed anything, so this alone proves little.
-            waiting = system.sum("deliver", "bundlehook_deliveries_parked") + system.sum("deliver", "bundlehook_deliveries_waiting ")
-            if waiting or len(system.receiver.received) != seen:
-                quiet_since, seen = time.monotonic(), len(system.receiver.received)
-            if time.monotonic() - quiet_since > 4:
-                return
-            if time.monotonic() > deadline:
-                self.account.problem(f"{waiting:.0f} deliveries still wait")
-                return
-            system.pass_time(0.5)
-
-    # -- what came --
-
-    def settle(self) -> Account:
-        """Compares, and attributes each repeat."""
-        system, account = self._system, self.account
-        posts = self.expect(self.boundaries())
-        received = self._without_copies(posts, system.receiver.received)
-        self._write(posts, system.receiver.received)
-        requests = [compare._request(number, entry.entry()) for number, entry in enumerate(received, 1)]
-        report = compare.Comparison([post.__dict__ for post in posts], requests, allow_repeats=True).run()
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            report.print(10)
-        account.counts.update({"POSTs expected": len(posts), "requests": len(received)})
-        account.counts["lost"] = len(report.differences.get("missing", ()))
-        account.counts["spurious"] = sum(len(report.differences.get(kind, ())) for kind in ("unexpected", "received too often"))
-        for kind, texts in report.differences.items():
-            account.problem(f"{kind}: {len(texts)}")
-        account.details = out.getvalue() if report.differences else ""
-        self._attribute_repeats(received, Counter((post.path, post.body.encode()) for post in posts))
-        self._check_one_at_a_time(received)
-        self._check_own_records()
-        return account
-
-    def _check_own_records(self) -> None:
-        rig, prefix = self._system.rig, self._system.prefix
-        bundles = list(rig.records(f"{prefix}bundles"))
-        with open(self._system.folder / "bundles.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(json.dumps({name: record[name] for name in ("partition", "offset", "timestamp", "headers")}) + "\n" for record in bundles)
-        for problem in records.check_positions(bundles, self.account.counts):
-            self.account.problem(problem)
-        for problem in records.check_attempts(rig.records(f"{prefix}delivery-attempts"), self._system.receiver.received):
-            self.account.problem(problem)
-
-    def _without_copies(self, posts: list[oracle.Post], received: list[Received]) -> list[Received]:
-        """Leaves out as many requests as may be copies that Redis forgot."""
-        wanted = Counter((post.path, post.body.encode()) for post in posts)
-        copies = self._copies(posts)
+    def _without_copies(self, posts: list[Post], copies: Counter[Key], received: list[Received], forgot_at: float) -> list[Received]:
+        """Leaves out as many requests as may be copies of what Redis forgot."""
+        wanted = Counter(map(key_of, posts))
+        copies = copies.copy()
         kept = []
         for request in received:
             key = (request.path, request.body)
             if request.status == 200 and wanted[key] > 0:
                 wanted[key] -= 1
-                kept.append(request)
-            elif request.status == 200 and copies[key] > 0:
+            elif request.status == 200 and copies[key] > 0 and request.received_at >= forgot_at:
                 copies[key] -= 1
-                self.account.counts["copies that Redis forgot"] += 1
-            else:
-                kept.append(request)
+                self.counts["copies that Redis forgot"] += 1
+                continue
+            kept.append(request)
         return kept
 
-    def _write(self, posts: list[oracle.Post], received: list[Received]) -> None:
-        """Leaves everything that the account rests on in the run's folder."""
-        folder = self._system.folder
-        with open(folder / "expected.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            oracle.write_posts(posts, file)
-        with open(folder / "received.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            for request in received:
-                times = {"received_at": request.received_at, "ended_at": request.ended_at}
-                file.write(json.dumps(times | request.entry(), ensure_ascii=False) + "\n")
-        with open(folder / "faults.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(fault.__dict__) + "\n" for fault in self._system.faults)
-        for name, stored in (("records", self._events), ("settings-records", self._settings)):
-            with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in stored)
+    def _compare(self, posts: list[Post], received: list[Received], store: Store) -> None:
+        requests = [compare._request(number, entry.entry(entry.body)) for number, entry in enumerate(received, 1)]
+        report = compare.Comparison(posts, requests, allow_repeats=True, text=store.text).run()
+        self.counts.update({"POSTs expected": len(posts), "requests": len(received)})
+        self.counts["lost"] = len(report.differences.get("missing", ()))
+        self.counts["spurious"] = sum(
+            len(report.differences.get(kind, ())) for kind in ("unexpected", "received too often", "unexpected attempts")
+        )
+        for kind, texts in report.differences.items():
+            self.problem(f"{kind}: {len(texts)}")
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            report.print(10)
+        self.details = out.getvalue() if report.differences else ""
 
-    def _attribute_repeats(self, received: list[Received], wanted: Counter[Key]) -> None:
+    def _attribute_repeats(self, received: list[Received], wanted: Counter[Key], faults: list[Fault], late: Counter[str]) -> None:
         """Each request beyond the success of its POST must go back to a fault that may have kept it unrecorded."""
-        succeeded: dict[tuple[str, str, bytes], list[Received]] = defaultdict(list)
+        succeeded: dict[tuple[str, str, str], list[Received]] = defaultdict(list)
+        explained: Counter[int] = Counter()
         for request in received:
-            former = succeeded[request.path, request.headers.get("webhook-id", ""), request.body]
+            former = succeeded[request.path, request.bundle_id, request.body]
             # Two messages may make equal POSTs under one id, ten minutes apart.
             if former and len(former) >= wanted[request.path, request.body]:
-                self._attribute(former[-1], request)
+                if late[request.bundle_id] > 0:
+                    late[request.bundle_id] -= 1
+                    self.counts["retries after an answer that came too late"] += 1
+                    continue
+                self._attribute(former[-1], request, faults, explained)
             if 200 <= request.status < 300:
                 former.append(request)
-        for fault in self._system.faults:
-            repeats = self._explained[id(fault)]
+        for fault in faults:
+            repeats = explained[id(fault)]
             if repeats > fault.repeats:
-                self.account.problem(f"{fault.name} explains at most {fault.repeats} repeats, but {repeats} belong to it")
+                self.problem(f"{fault.name} explains at most {fault.repeats} repeats, but {repeats} belong to it")
+        self.counts["most repeats of one fault"] = max(explained.values(), default=0)
 
-    def _attribute(self, former: Received, again: Received) -> None:
-        self.account.counts["repeats"] += 1
+    def _attribute(self, former: Received, again: Received, faults: list[Fault], explained: Counter[int]) -> None:
+        self.counts["repeats"] += 1
         ended = former.ended_at or again.received_at
-        candidates = [
-            fault for fault in self._system.faults if former.received_at <= fault.until and ended + UNRECORDED_S >= fault.since
-        ]
+        candidates = [fault for fault in faults if former.received_at <= fault.until and ended + UNRECORDED_S >= fault.since]
         if not candidates:
-            self.account.counts["repeats without a cause"] += 1
-            if self.account.counts["repeats without a cause"] <= 10:
-                self.account.problem(
-                    f"a repeat without a cause: {again.path} id {again.headers.get('webhook-id')}, answered at {former.ended_at}, "
+            self.counts["repeats without a cause"] += 1
+            if self.counts["repeats without a cause"] <= 10:
+                self.problem(
+                    f"a repeat without a cause: {again.path} id {again.bundle_id}, answered at {former.ended_at}, "
                     f"again at {again.received_at}"
                 )
             return
         # The one with the most room left: of overlapping faults any may be it.
-        best = max(candidates, key=lambda fault: fault.repeats - self._explained[id(fault)])
-        self._explained[id(best)] += 1
+        best = max(candidates, key=lambda fault: fault.repeats - explained[id(fault)])
+        explained[id(best)] += 1
 
-    def _check_one_at_a_time(self, received: list[Received]) -> None:
-        """POSTs of one chat to one webhook do not overlap, but where a fault left one behind."""
+    def _check_one_at_a_time(
+        self, posts: list[Post], received: list[Received], faults: list[Fault], late: Counter[str], store: Store,
+    ) -> None:
+        """POSTs of one chat to one webhook do not overlap, but where a fault left one behind, or one timed out."""
+        chats = {key_of(post): post["chat_id"] for post in posts}
         last: dict[tuple[str, str], Received] = {}
         for request in received:
-            chat = (request.path, json.loads(request.body)["chat"]["chat_id"])
+            key = (request.path, request.body)
+            chat = (request.path, chats[key] if key in chats else json.loads(store.text(request.body))["chat"]["chat_id"])
             former = last.get(chat)
             last[chat] = request
             if former is None or (former.ended_at is not None and former.ended_at <= request.received_at):
                 continue
-            if not _explained_by(self._system.faults, former, request):
-                self.account.counts["overlaps"] += 1
-                if self.account.counts["overlaps"] <= 5:
-                    self.account.problem(
-                        f"two POSTs of chat {chat} at once: {former.headers.get('webhook-id')} from {former.received_at} to "
-                        f"{former.ended_at}, {request.headers.get('webhook-id')} from {request.received_at}"
+            if late[request.bundle_id] > 0 and former.bundle_id == request.bundle_id:
+                continue
+            if not _explained_by(faults, former, request):
+                self.counts["overlaps"] += 1
+                if self.counts["overlaps"] <= 5:
+                    self.problem(
+                        f"two POSTs of chat {chat} at once: {former.bundle_id} from {former.received_at} to "
+                        f"{former.ended_at}, {request.bundle_id} from {request.received_at}"
                     )
+
+
+def key_of(post: Post) -> Key:
+    """What a request must have in common with a POST."""
+    return (post["path"], post["body"])
 
 
 def _explained_by(faults: list[Fault], former: Received, request: Received) -> bool:
     """Whether the former request was under way at a fault that cut it off from its process."""
     ended = former.ended_at or request.received_at
     return any(former.received_at <= fault.until and ended >= fault.since for fault in faults)
-
-
-def _stored(record: dict[str, Any]) -> dict[str, Any]:
-    """A record in the form that the oracle reads."""
-    stored = {name: record[name] for name in ("partition", "offset", "timestamp", "key", "value")}
-    value = record["value"]
-    if value is not None:
-        raw = value.encode("utf-8", "surrogateescape")
-        try:
-            raw.decode()
-        except UnicodeDecodeError:
-            del stored["value"]
-            stored["value_base64"] = base64.b64encode(raw).decode()
-    return stored

@@ -59,6 +59,11 @@ class Proxy:
         """Resets all connections."""
         self._loop.call_soon_threadsafe(self._do_reset)
 
+    def lead_to(self, upstream: int) -> None:
+        """From now on leads to another port; connections to the former one are reset."""
+        self._upstream = upstream
+        self.reset()
+
     def _do_cut(self) -> None:
         self.broken += len(self._open) // 2
         self._moving.clear()

@@ -29,12 +29,17 @@ def check_positions(bundles: Iterable[Record], counts: Counter[str]) -> Iterator
             yield f"two contents at the position {place}, the second at offset {record['offset']}"
 
 
-def check_attempts(attempts: Iterable[Record], received: Iterable[Received]) -> Iterator[str]:
-    """Problems of `delivery-attempts`: all that was delivered is recorded, and nothing else."""
-    succeeded = Counter(request.headers.get("webhook-id", "") for request in received if request.status == 200)
+def check_attempts(attempts: Iterable[Record], received: Iterable[Received], outcomes: Counter[str], late: Counter[str]) -> Iterator[str]:
+    """Problems of `delivery-attempts`: all that was delivered is recorded, and nothing else.
+
+    Counts the attempts by outcome, and by bundle those that timed out: the answer may have come nonetheless, but too late.
+    """
+    succeeded = Counter(request.bundle_id for request in received if request.status == 200)
     recorded: Counter[str] = Counter()
     for record in attempts:
         attempt = json.loads(record["value"])
+        outcomes[attempt["outcome"]] += 1
+        late[attempt["bundle"]["bundle_id"]] += attempt["outcome"] == "timeout"
         if attempt["outcome"] == "delivered":
             recorded[attempt["bundle"]["bundle_id"]] += 1
     if unrecorded := succeeded.keys() - recorded.keys():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -17,13 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from account import ORACLE, UNRECORDED_S, Fault
 from receiver import Receiver, answering
-from rig import ROOT, Broken, Rig, end, environment, spawn, wait
+from rig import ROOT, START_SECONDS, Broken, Rig, end, environment, spawn, wait
+from store import Store
 
 SESSION_S = 3.0
 """After so long without a sign of life a member is thrown out of its group."""
+MOST_ATTEMPTS = 128
+"""So many attempts of a webhook are at most between their request and their record, in one process."""
 T = TypeVar("T")
-ORACLE = ROOT / "tests/oracle"
 
 
 @dataclass
@@ -37,25 +41,24 @@ class Plan:
     partitions: int = 4
     hour: float = 2.0
     grace: float = 0.5
+    session: float = SESSION_S
+    """After so long without a sign of life a member is thrown out of its group; on a busy machine one may come late."""
     aof: bool = False
     far: bool = False
     """Kafka and Redis are reached through proxies."""
     delay: tuple[float, float] = (0.0, 0.05)
     """The receiver answers after so long."""
     settings: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Fault:
-    """A disturbance, by the clock of the host: what may be repeated was under way in between."""
-
-    name: str
-    since: float
-    until: float
-    repeats: int
-    """How many repeats it explains at most."""
-    forgets: bool = False
-    """Redis lost which messages were sent at once within the last ten minutes."""
+    granularities: str = "none,1h,6h,24h"
+    """A webhook for each in each workspace."""
+    on_its_way: float = 30
+    """A POST may still be on its way so long after it was due, if processes die meanwhile."""
+    brokers: int = 1
+    """3: a cluster of the row's own."""
+    small_disk_mib: int = 0
+    """The first of three brokers has a disk of so many MiB."""
+    failpoints: bool = False
+    """The program is one that was built with the feature `failpoints`."""
 
 
 class Process:
@@ -67,6 +70,8 @@ class Process:
         self.child: subprocess.Popen[bytes] | None = None
         self.wanted = True
         self.starts = 0
+        self.extra: dict[str, str] = {}
+        """Variables that only this process gets when it is started next."""
 
     @property
     def runs(self) -> bool:
@@ -92,29 +97,40 @@ class Process:
 class System:
     """Two processes of each role, a receiver, webhooks of several granularities."""
 
-    def __init__(self, rig: Rig, binary: Path, folder: Path, prefix: str, plan: Plan, seed: int, log: str) -> None:
+    def __init__(self, rig: Rig, binary: Path, folder: Path, prefix: str, plan: Plan, seed: str, log: str) -> None:
         self.rig, self.binary, self.folder, self.prefix, self.plan = rig, binary, folder, prefix, plan
         self.random = random.Random(f"{seed} {prefix}")
-        self.seed, self._log = seed, log
-        self.receiver = Receiver()
+        self._log = log
+        self.seed = self.random.randrange(1 << 32)
+        """For what other programs make at random."""
+        folder.mkdir(parents=True)
+        self.receiver = Receiver(Store(folder / "bodies"))
         self.hits: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.counts: Counter[str] = Counter()
         self.ended: list[str] = []
         """What ended by itself."""
+        self.beside: list[subprocess.Popen[bytes]] = []
+        """Programs that a row has started beside the roles."""
+        self.owner: Any = None
+        """Who changes settings in a row that is about that."""
         self._restart_at: dict[str, float] = {}
         self._webhooks: dict[str, dict[str, Any]] = {}
         self._load: subprocess.Popen[bytes] | None = None
+        self.began = self.load_seconds = 0.0
         self._ports: list[socket.socket] = []
         self.processes = [self._process(role, number) for role in ("aggregate", "deliver") for number in (1, 2)]
-        folder.mkdir(parents=True)
 
     def _process(self, role: str, number: int) -> Process:
+        return Process(role, number, self.hold_port())
+
+    def hold_port(self) -> int:
+        """A free port of loopback that nobody else is given."""
         hold = socket.socket()
         hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         hold.bind(("127.0.0.1", 0))
         self._ports.append(hold)
-        return Process(role, number, hold.getsockname()[1])
+        return int(hold.getsockname()[1])
 
     def of(self, role: str) -> list[Process]:
         """The processes of a role."""
@@ -136,14 +152,14 @@ class System:
             "KAFKA_BROKERS": self.rig.far_brokers if plan.far else self.rig.brokers,
             "REDIS_URL": self.rig.far_redis_url if plan.far else self.rig.redis_url,
             "TOPIC_PREFIX": self.prefix, "HOUR": f"{plan.hour * 1000:.0f}ms", "WINDOW_GRACE": f"{plan.grace * 1000:.0f}ms",
-            "KAFKA_PROPERTIES": f"session.timeout.ms={SESSION_S * 1000:.0f},heartbeat.interval.ms=500",
+            "KAFKA_PROPERTIES": f"session.timeout.ms={plan.session * 1000:.0f},heartbeat.interval.ms=500",
             "ALLOW_ADDRESSES": "127.0.0.1/32", "REQUEST_TIMEOUT": "3s", "RETRY_SCHEDULE": "200ms,500ms,1s,1s,2s,2s,2s,2s,2s,2s",
             "LOG": self._log, **plan.settings,
         })
 
     def start(self, process: Process) -> None:
         """Starts a process."""
-        env = self.environment() | {"BUNDLEHOOK_HTTP_ADDR": f"127.0.0.1:{process.port}"}
+        env = self.environment() | {"BUNDLEHOOK_HTTP_ADDR": f"127.0.0.1:{process.port}"} | process.extra
         process.child = spawn([self.binary, process.role], self.folder / f"{process.name}.log", env=env)
         process.wanted = True
         process.starts += 1
@@ -168,12 +184,13 @@ class System:
         self.rig.start_redis(aof=self.plan.aof)
         self.tool("topics", "--partitions", str(self.plan.partitions))
         self.receiver.behaviour = answering(200, *self.plan.delay, seed=self.seed)
-        self.oracle("settings.py", "--base-url", self.receiver.url, "--workspaces", str(self.plan.workspaces), "--out", "settings.jsonl")
+        self.oracle("settings.py", "--base-url", self.receiver.url, "--workspaces", str(self.plan.workspaces),
+                    "--granularities", self.plan.granularities, "--out", "settings.jsonl")
         for process in self.processes:
             self.start(process)
         self.publish_settings([json.loads(line) for line in (self.folder / "settings.jsonl").read_text().splitlines()])
         for process in self.processes:
-            wait(f"{process.name} to be ready", 60, process.is_ready)
+            wait(f"{process.name} to be ready", START_SECONDS, process.is_ready)
 
     def down(self) -> None:
         """Ends all processes by SIGTERM, then whatever is left."""
@@ -191,17 +208,19 @@ class System:
         """Ends what still runs."""
         for process in self.processes:
             end(process.child)
+        for program in self.beside:
+            end(program)
         end(self._load)
         self.receiver.close()
+        self.receiver.store.close()
         for hold in self._ports:
             hold.close()
 
     def load(self) -> None:
         """Begins to publish messages for as long as the plan says."""
         plan = self.plan
-        events = int(plan.rate * plan.seconds)
         self.oracle(
-            "generate.py", "--seed", str(self.seed), "--events", str(events), "--chats", str(plan.chats), "--skew", "0.7",
+            "generate.py", "--seed", str(self.seed), "--events", str(self.events), "--chats", str(plan.chats), "--skew", "0.7",
             "--workspaces", str(plan.workspaces), "--max-ahead", str(int(plan.hour * 1000)),
             "--span", str(int(plan.seconds * 1000)), "--out", "events.jsonl",
         )
@@ -211,13 +230,38 @@ class System:
         self.began = time.time()
 
     @property
+    def events(self) -> int:
+        """How many messages are published."""
+        return round(self.plan.rate * self.plan.seconds)
+
+    @property
     def loading(self) -> bool:
         """Whether messages are still being published."""
         return self._load is not None and self._load.poll() is None
 
+    def publish_events(self, lines: list[bytes]) -> None:
+        """Publishes messages beside the load, as fast as the broker takes them."""
+        data = b"".join(line + b"\n" for line in lines)
+        file = self.folder / "more.jsonl"
+        file.write_bytes(data)
+        self.tool("produce", "--file", str(file))
+        with open(self.folder / "events.jsonl", "ab") as events:
+            events.write(data)
+
+    def pause_load(self) -> None:
+        """Nothing is published for a while."""
+        assert self._load is not None
+        self._load.send_signal(signal.SIGSTOP)
+
+    def resume_load(self) -> None:
+        """Goes on publishing, if it was paused."""
+        assert self._load is not None
+        self._load.send_signal(signal.SIGCONT)
+
     def wait_load(self) -> None:
         """Waits until all messages are published and acknowledged."""
         wait("the load to end", 4 * self.plan.seconds + 120, lambda: self.pass_time(0.2) or not self.loading, pause=0)
+        self.load_seconds = time.time() - self.began
         if self._load is None or self._load.returncode != 0:
             raise Broken("`produce` failed")
 
@@ -272,12 +316,12 @@ class System:
             yield from self.random.sample(kinds, len(kinds))
 
     def unrecorded(self) -> int:
-        """How many requests may not be recorded at this moment: those in flight, and those answered just now."""
+        """How many requests one process may have sent and not recorded: those in flight, and those answered just now."""
         now = time.time()
-        answered = sum(
-            request.ended_at is not None and request.ended_at > now - 1 for request in self.receiver.received[-2_000:]
-        )
-        return self.receiver.in_flight + answered
+        # None takes longer than its deadline, so none that came earlier was answered just now.
+        recent = itertools.takewhile(lambda request: request.received_at > now - 10, reversed(self.receiver.received))
+        answered = sum(request.ended_at is not None and request.ended_at > now - UNRECORDED_S for request in recent)
+        return min(self.receiver.in_flight + answered, MOST_ATTEMPTS * len(self._webhooks))
 
     def fault(self, name: str, since: float, until: float, repeats: int, forgets: bool = False) -> None:
         """Notes what may explain repeats."""

@@ -16,6 +16,7 @@ mod doctor;
 mod edits;
 mod failpoints;
 mod failures;
+mod faults;
 mod hostile;
 mod lanes;
 mod log;

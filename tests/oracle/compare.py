@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,9 +75,12 @@ class Report:
 
 
 class Comparison:
-    """Expected POSTs against received requests."""
+    """Expected POSTs against received requests. Bodies may be named instead, equal ones alike; then `text` finds them."""
 
-    def __init__(self, expected: list[dict[str, Any]], received: list[Request], allow_repeats: bool) -> None:
+    def __init__(
+        self, expected: list[dict[str, Any]], received: list[Request], allow_repeats: bool, text: Callable[[str], str] = str,
+    ) -> None:
+        self._text = text
         self._expected = expected
         self._received = received
         self._allow_repeats = allow_repeats
@@ -107,7 +110,7 @@ class Comparison:
             else:
                 counts["received otherwise"] += 1
                 if request.key not in self._wanted:
-                    self.report.add("unexpected attempts", _describe_request(request))
+                    self.report.add("unexpected attempts", self._describe_request(request))
 
     def _check_counts(self) -> None:
         """As many of each body as expected; without repeats from here on, if these are allowed."""
@@ -115,12 +118,12 @@ class Comparison:
             post for key, posts in self._wanted.items() for post in posts[len(self._got.get(key, [])) :]
         ]
         unexpected = [request for key, requests in self._got.items() for request in self._surplus(key, requests)]
-        instead = _by_message(unexpected if missing else [])
+        instead = self._by_message(unexpected if missing else [])
         for post in missing:
-            self.report.add("missing", _describe_missing(post, instead))
+            self.report.add("missing", self._describe_missing(post, instead))
         for request in unexpected:
             kind = "received too often" if request.key in self._wanted else "unexpected"
-            self.report.add(kind, _describe_request(request))
+            self.report.add(kind, self._describe_request(request))
 
     def _surplus(self, key: Key, requests: list[Request]) -> list[Request]:
         """Takes the requests beyond the expected number away and returns those that count as a difference."""
@@ -183,6 +186,32 @@ class Comparison:
             if request.key in self._wanted and requests and request.bundle_id not in owners:
                 self.report.add("ids", f"line {request.line}: an attempt under another id, `{request.bundle_id}`")
 
+    def _describe_request(self, request: Request) -> str:
+        ids = _message_ids(self._text(request.body))
+        return f"line {request.line}: {request.path} id {request.bundle_id} status {request.status}, messages {_shorten(ids)}"
+
+    def _by_message(self, requests: Iterable[Request]) -> dict[tuple[str, str], list[Request]]:
+        """Requests by path and message id."""
+        found: dict[tuple[str, str], list[Request]] = defaultdict(list)
+        for request in requests:
+            for message_id in _message_ids(self._text(request.body)):
+                found[request.path, message_id].append(request)
+        return found
+
+    def _describe_missing(self, post: dict[str, Any], instead: dict[tuple[str, str], list[Request]]) -> str:
+        """An expected POST that did not come, with the difference to what came in its place, as far as that can be told."""
+        ids = _message_ids(self._text(post["body"]))
+        text = f"{_describe(post)}, messages {_shorten(ids)}"
+        shared = Counter(request for message_id in ids for request in instead.get((post["path"], message_id), ()))
+        if not shared:
+            return text
+        nearest = shared.most_common(1)[0][0]
+        theirs = _message_ids(self._text(nearest.body))
+        if theirs != ids:
+            return f"{text}\nline {nearest.line} lacks {_shorten(ids - theirs)} and has besides {_shorten(theirs - ids)}"
+        difference = _first_difference(self._text(post["body"]), self._text(nearest.body))
+        return f"{text}\nline {nearest.line} differs:\n{difference}"
+
 
 def _header_problems(post: dict[str, Any], request: Request) -> Iterator[str]:
     headers = request.headers
@@ -205,34 +234,6 @@ def _describe(post: dict[str, Any]) -> str:
     window = f" window {post['window_start']} part {post['part']}" if post["window_start"] else ""
     source = f"partition {post['partition']} offset {post['offset']}"
     return f"{post['path']} chat {post['chat_id']!r}{window}, {post['messages']} messages from {source}"
-
-
-def _describe_request(request: Request) -> str:
-    ids = _message_ids(request.body)
-    return f"line {request.line}: {request.path} id {request.bundle_id} status {request.status}, messages {_shorten(ids)}"
-
-
-def _by_message(requests: Iterable[Request]) -> dict[tuple[str, str], list[Request]]:
-    """Requests by path and message id."""
-    found: dict[tuple[str, str], list[Request]] = defaultdict(list)
-    for request in requests:
-        for message_id in _message_ids(request.body):
-            found[request.path, message_id].append(request)
-    return found
-
-
-def _describe_missing(post: dict[str, Any], instead: dict[tuple[str, str], list[Request]]) -> str:
-    """An expected POST that did not come, with the difference to what came in its place, as far as that can be told."""
-    ids = _message_ids(post["body"])
-    text = f"{_describe(post)}, messages {_shorten(ids)}"
-    shared = Counter(request for message_id in ids for request in instead.get((post["path"], message_id), ()))
-    if not shared:
-        return text
-    nearest = shared.most_common(1)[0][0]
-    theirs = _message_ids(nearest.body)
-    if theirs != ids:
-        return f"{text}\nline {nearest.line} lacks {_shorten(ids - theirs)} and has besides {_shorten(theirs - ids)}"
-    return f"{text}\nline {nearest.line} differs:\n{_first_difference(post['body'], nearest.body)}"
 
 
 def _first_difference(expected: str, received: str) -> str:

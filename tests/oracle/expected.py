@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-from bodies import aggregated_body, single_body
+from bodies import aggregated_body, object_bytes, single_body
 from events import DeadLetter, Event, Skip, read_event
 from instants import parse_duration, window_text
 from webhooks import History, Wanting
@@ -66,6 +66,10 @@ class Oracle:
         self._product = product
         self._closed_until = closed_until
         self.posts: list[Post] = []
+        self.repeats: list[Post] = []
+        """POSTs of repeats among the messages that are sent at once: they may come where the first one was forgotten."""
+        self.totals: Counter[str] = Counter()
+        """What happens once a chat, however many webhooks want it."""
         self.records: Counter[str] = Counter()
         self.dead_letters: Counter[str] = Counter()
         self.webhooks: dict[str, Counter[str]] = defaultdict(Counter)
@@ -83,15 +87,24 @@ class Oracle:
         boundaries = Boundaries(self._rules, logged)
         recent = RecentMessages()
         windows: dict[WindowKey, Window] = {}
+        last_closed = 0
         for record in sorted(records, key=lambda record: record["offset"]):
             # Every record closes boundaries, whatever it holds.
             closed = boundaries.read(record["offset"], record["timestamp"])
+            if closed > last_closed:
+                last_closed = closed
+                self._close_until(closed, partition, windows)
             taken = self._examine(record)
             if taken is not None:
                 self._send_at_once(partition, taken, recent)
                 self._collect(taken, closed, windows)
         for key, window in windows.items():
             self._close(partition, key, window)
+
+    def _close_until(self, boundary: int, partition: int, windows: dict[WindowKey, Window]) -> None:
+        """Closes the windows that end at the boundary or before, to which nothing can come any more."""
+        for key in [key for key in windows if key[3] + self._rules.window_ms(key[2]) <= boundary]:
+            self._close(partition, key, windows.pop(key))
 
     def _examine(self, record: dict[str, Any]) -> Taken | None:
         """The record's message and who wants it; None if nobody does. Counts what became of the record."""
@@ -123,30 +136,37 @@ class Oracle:
         wanting = [webhook for webhook in taken.wanted_by if webhook.granularity == "none"]
         if not wanting:
             return
-        repeat = recent.is_repeat(taken.event, taken.arrived_at)
-        body = "" if repeat else single_body(taken.event)
+        event = taken.event
+        repeat = recent.is_repeat(event, taken.arrived_at)
+        self.totals["duplicates"] += repeat
+        body = single_body(event)
         for webhook in wanting:
+            identity = [webhook.webhook_id, event.workspace_id, event.chat_id, event.message_id]
+            post = _post(webhook, event, partition, taken.offset, None, 0, 1, identity, body)
             if repeat:
                 self.webhooks[webhook.webhook_id]["duplicate"] += 1
-                continue
-            self.webhooks[webhook.webhook_id]["sent"] += 1
-            event = taken.event
-            identity = [webhook.webhook_id, event.workspace_id, event.chat_id, event.message_id]
-            self._post(webhook, event, partition, taken.offset, None, 0, 1, identity, body)
+                self.repeats.append(post)
+            else:
+                self.webhooks[webhook.webhook_id]["sent"] += 1
+                self._send(post)
 
     def _collect(self, taken: Taken, closed: int, windows: dict[WindowKey, Window]) -> None:
         event = taken.event
         time_ns = self._rules.effective_time(event.sent_at_ns, taken.arrived_at, closed)
+        size = object_bytes(event)
         for granularity in sorted({webhook.granularity for webhook in taken.wanted_by} - {"none"}):
             wanting = tuple(webhook for webhook in taken.wanted_by if webhook.granularity == granularity)
             start = self._rules.window_start(time_ns, granularity)
             window = windows.setdefault((event.workspace_id, event.chat_id, granularity, start), Window())
-            if not window.add(Taken(event, taken.offset, taken.arrived_at, wanting), self._rules):
+            if not window.add(Taken(event, taken.offset, taken.arrived_at, wanting, size), self._rules):
+                self.totals["duplicates"] += 1
                 for webhook in wanting:
                     self.webhooks[webhook.webhook_id]["duplicate"] += 1
 
     def _close(self, partition: int, key: WindowKey, window: Window) -> None:
         _, _, granularity, start = key
+        self.totals[f"windows {granularity}"] += 1
+        self.totals["sealed parts"] += len(window.parts) - 1
         closes_at = start + self._rules.window_ms(granularity) + self._rules.grace_ms
         for number, part in enumerate(window.parts, 1):
             sent_at = closes_at if part.sealed_at is None else part.sealed_at
@@ -174,19 +194,11 @@ class Oracle:
         first_offset = wanted[0][0].offset
         body = aggregated_body([taken.event for taken, _ in wanted], self._product)
         identity = [webhook.webhook_id, workspace_id, chat_id, granularity, start, partition, first_offset]
-        self._post(webhook, taken.event, partition, first_offset, start, number, len(wanted), identity, body)
+        self._send(_post(webhook, taken.event, partition, first_offset, start, number, len(wanted), identity, body))
 
-    def _post(
-        self, webhook: Wanting, event: Event, partition: int, offset: int,
-        start: int | None, part: int, messages: int, identity: list[Any], body: str,
-    ) -> None:
-        self.webhooks[webhook.webhook_id]["posts"] += 1
-        self.posts.append(Post(
-            webhook_id=webhook.webhook_id, workspace_id=event.workspace_id, url=webhook.url, path=webhook.path,
-            chat_id=event.chat_id, granularity=webhook.granularity,
-            window_start=None if start is None else window_text(start),
-            part=part, partition=partition, offset=offset, messages=messages, identity=identity, body=body,
-        ))
+    def _send(self, post: Post) -> None:
+        self.webhooks[post.webhook_id]["posts"] += 1
+        self.posts.append(post)
 
     def summary(self) -> dict[str, Any]:
         """What became of the records, and of the messages that each webhook wanted."""
@@ -196,7 +208,20 @@ class Oracle:
             "unusable_settings": self._history.dead_letters["invalid_settings"],
             "webhooks": {name: dict(sorted(counts.items())) for name, counts in sorted(self.webhooks.items())},
             "posts": len(self.posts),
+            "totals": dict(sorted(self.totals.items())),
         }
+
+
+def _post(
+    webhook: Wanting, event: Event, partition: int, offset: int,
+    start: int | None, part: int, messages: int, identity: list[Any], body: str,
+) -> Post:
+    return Post(
+        webhook_id=webhook.webhook_id, workspace_id=event.workspace_id, url=webhook.url, path=webhook.path,
+        chat_id=event.chat_id, granularity=webhook.granularity,
+        window_start=None if start is None else window_text(start),
+        part=part, partition=partition, offset=offset, messages=messages, identity=identity, body=body,
+    )
 
 
 def stored_value(record: dict[str, Any]) -> bytes | str | None:
@@ -243,6 +268,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--product", default="TimelinesAI", help="product name in the aggregation (default: TimelinesAI)")
     parser.add_argument("--closed-until", type=int, metavar="MS", help="windows that close later are still open (default: all close)")
     parser.add_argument("--out", metavar="FILE", help="where the POSTs go (default: standard output)")
+    parser.add_argument("--repeats", metavar="FILE", help="where the POSTs of repeats with `none` go, which are to be dropped")
     parser.add_argument("--summary", metavar="FILE", help="where the summary goes as JSON (default: standard error)")
     return parser.parse_args(arguments)
 
@@ -266,6 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
             write_posts(oracle.posts, file)
     else:
         write_posts(oracle.posts, sys.stdout)
+    if options.repeats:
+        with open(options.repeats, "w", encoding="utf-8", newline="\n") as file:
+            write_posts(oracle.repeats, file)
     summary = json.dumps(oracle.summary(), indent=2)
     if options.summary:
         with open(options.summary, "w", encoding="utf-8") as file:

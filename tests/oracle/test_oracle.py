@@ -25,7 +25,7 @@ from bodies import aggregation, compact, escape, object_bytes
 from events import DeadLetter, Event, Skip, is_blank, read_event
 from expected import Oracle, Post
 from instants import minute_text, parse_duration, parse_timestamp, window_text, wire_timestamp
-from webhooks import History
+from webhooks import SETTLE_MS, History
 from windows import Boundaries, Rules
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -520,7 +520,15 @@ class Repeats(unittest.TestCase):
     def test_at_once_a_repeat_within_ten_minutes_of_the_one_sent_is_dropped(self) -> None:
         times = [0, 8 * MINUTE, 10 * MINUTE, 10 * MINUTE + 1, 20 * MINUTE, 20 * MINUTE + 2]
         records = [message(0, NOON + at, offset=index) for index, at in enumerate(times)]
-        self.assertEqual([post.offset for post in run(records, [setting("wh", "none")]).posts], [0, 3, 5])
+        oracle = run(records, [setting("wh", "none")])
+        self.assertEqual([post.offset for post in oracle.posts], [0, 3, 5])
+        self.assertEqual([(post.offset, message_ids(post)) for post in oracle.repeats], [(1, ["m0"]), (2, ["m0"]), (4, ["m0"])])
+
+    def test_totals_count_once_however_many_webhooks_want_it(self) -> None:
+        records = [message(index, NOON) for index in range(5)] + [message(0, NOON, offset=5)]
+        webhooks = [setting("a", "1h"), setting("b", "1h", offset=1), setting("c", "6h", offset=2), setting("d", "none", offset=3)]
+        oracle = run(records, webhooks, Rules(max_age_ms=0, part_messages=2))
+        self.assertEqual(oracle.totals, {"duplicates": 3, "windows 1h": 1, "windows 6h": 1, "sealed parts": 4})
 
     def test_a_skipped_message_is_no_first_one(self) -> None:
         records = [message(0, NOON, message__attachments=[{}]), message(0, NOON, offset=1, message__text=" "), message(0, NOON, offset=2)]
@@ -624,6 +632,15 @@ class Settings(unittest.TestCase):
         self.assertEqual(bundles(oracle), [["m0"], ["m3"]])
         self.assertEqual(oracle.webhooks["wh"], {"sent": 2, "posts": 2, "dropped_by_owner": 1})
         self.assertEqual(oracle.records, {"wanted": 3, "no_enabled_webhook": 1})
+
+    def test_what_arrived_in_a_life_is_dropped_from_its_end_on(self) -> None:
+        history = History([
+            setting("wh", "1h"), setting("wh", "6h", offset=1, at=NOON), setting("wh", "6h", offset=2, at=NOON + MINUTE, enabled=False),
+            setting("wh", "6h", offset=3, at=NOON + 2 * MINUTE), tombstone("wh", 4, NOON + 3 * MINUTE), setting("wh", "1h", offset=5, at=NOON + 4 * MINUTE),
+        ])
+        ends = [history.end_of_life("wh", NOON + seconds * 1_000) for seconds in (-10, 30, 64, 125, 184, 250, 1_000)]
+        off, gone = NOON + MINUTE + SETTLE_MS, NOON + 3 * MINUTE + SETTLE_MS
+        self.assertEqual(ends, [off, off, off, gone, gone, None, None])
 
     def test_deleting_and_moving_to_another_workspace_drop_open_windows_too(self) -> None:
         moved = setting("wh", "1h", offset=1, at=NOON + MINUTE, workspace_id="other")

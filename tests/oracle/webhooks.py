@@ -74,6 +74,11 @@ class _Timeline:
         index = bisect_right(self._from, time_ms)
         return self._versions[index - 1] if index else Version(None, 0)
 
+    def end_of_life(self, time_ms: int) -> int | None:
+        """From when on what arrived at a time is dropped; None if it never is."""
+        life = self.at(time_ms).life
+        return next((start for start, version in zip(self._from, self._versions) if start > time_ms and version.life != life), None)
+
     def first_of(self, workspace_id: str) -> int | None:
         """When the webhook began to belong to a workspace."""
         for start, version in zip(self._from, self._versions):
@@ -111,6 +116,10 @@ class History:
     def at(self, webhook_id: str, time_ms: int) -> Version:
         """What is in force for a webhook."""
         return self._timelines[webhook_id].at(time_ms)
+
+    def end_of_life(self, webhook_id: str, time_ms: int) -> int | None:
+        """From when on a webhook's owner has dropped what arrived at a time; None if that never happens."""
+        return self._timelines[webhook_id].end_of_life(time_ms)
 
     def knows(self, workspace_id: str, time_ms: int) -> bool:
         """Whether the workspace has, or had by then, a webhook, enabled or not."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from bodies import object_bytes
 from events import Event
 from instants import MS_PER_HOUR, NS_PER_MS
 from webhooks import GRANULARITY_HOURS, Wanting
@@ -75,6 +74,8 @@ class Taken:
     offset: int
     arrived_at: int
     wanted_by: tuple[Wanting, ...]
+    bytes: int = 0
+    """Size of its message object; only asked for in windows."""
 
 
 @dataclass
@@ -99,14 +100,13 @@ class Window:
         if taken.event.message_id in self._message_ids:
             return False
         self._message_ids.add(taken.event.message_id)
-        size = object_bytes(taken.event)
         part = self.parts[-1]
-        if part.messages and (len(part.messages) >= rules.part_messages or part.bytes + size > rules.part_bytes):
+        if part.messages and (len(part.messages) >= rules.part_messages or part.bytes + taken.bytes > rules.part_bytes):
             part.sealed_at = taken.arrived_at
             part = Part()
             self.parts.append(part)
         part.messages.append(taken)
-        part.bytes += size
+        part.bytes += taken.bytes
         return True
 
 
