@@ -64,6 +64,8 @@ class Ledger:
         self._arrivals: dict[tuple[int, int], int] = {}
         self.settings: list[dict[str, Any]] = []
         self._explained: Counter[int] = Counter()
+        self._dropped: set[Key] = set()
+        """What its owner dropped on its way."""
         self.posts: list[oracle.Post] = []
         """What had to come, once it is settled."""
         self.oracle: oracle.Oracle | None = None
@@ -186,7 +188,9 @@ class Ledger:
         """Compares, and attributes each repeat."""
         system, account = self._system, self.account
         posts = self.posts = self._without_dropped(self.expect(self.boundaries()), system.receiver.received)
-        received = self._without_copies(posts, system.receiver.received)
+        # What failed before its owner dropped it is no attempt of anything that is expected.
+        came = [request for request in system.receiver.received if request.status == 200 or (request.path, request.body) not in self._dropped]
+        received = self._without_copies(posts, came)
         self._write(posts, system.receiver.received)
         requests = [compare._request(number, entry.entry()) for number, entry in enumerate(received, 1)]
         report = compare.Comparison([post.__dict__ for post in posts], requests, allow_repeats=True).run()
@@ -243,6 +247,7 @@ class Ledger:
             if len(of_key) == 1 and id(of_key[0]) in ends:
                 self._check_not_after(of_key[0], ends[id(of_key[0])], came[key])
         self._system.hit("dropped by their owner", len(dropped))
+        self._dropped = {(post.path, post.body.encode()) for post in posts if id(post) in dropped}
         return [post for post in posts if id(post) not in dropped]
 
     def _check_not_after(self, post: oracle.Post, end: int, requests: list[Received]) -> None:
