@@ -197,13 +197,16 @@ class Ledger:
         account.problems += dropping.check_not_after(self.posts, received)
         dropped = dropping.dropped(self.posts, received)
         system.hit("dropped by their owner", len(dropped))
+        gone = {key_of(post) for post in self.posts if id(post) in dropped}
         self.posts = [post for post in self.posts if id(post) not in dropped]
+        # What failed before its owner dropped it is no attempt of anything that is expected.
+        came = [request for request in received if request.status == 200 or (request.path, request.body) not in gone]
         ends = system.rig.ends()
         bundles, attempts = (system.rig.records(f"{system.prefix}{topic}", ends) for topic in ("bundles", "delivery-attempts"))
         outcomes, late = Counter[str](), Counter[str]()
         account.problems += records.check_attempts(attempts, received, outcomes, late)
         copies = Counter(map(key_of, self._read_posts("repeats.jsonl")))
-        account.settle(self.posts, copies, received, system.faults, late, system.receiver.store)
+        account.settle(self.posts, copies, came, system.faults, late, system.receiver.store)
         with open(system.folder / "bundles.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
             account.problems += records.check_positions(_noted(bundles, file), account.counts)
         if counted:

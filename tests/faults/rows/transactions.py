@@ -53,6 +53,7 @@ def transactions(system: System) -> None:
     if killed:
         system.hit("killed meanwhile")
     # The log of each partition ends with the mark of an aborted transaction.
+    producer = producers[-1]
     producer.begin()
     for index in range(40):
         line = generator.line(generator.event(number + index))
