@@ -11,7 +11,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what is missing (Debian packages when root, Apache Kafka through Maven)
@@ -47,6 +47,14 @@ FAULTS_ARGS ?=
 faults: release ## break the running system in many ways and account for every message; FAULTS=row,row MINUTES=n SEED=n
 	@./tests/faults/run $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(FAULTS_ARGS)
 
+# The release that `upgrade-test` begins with, a tag or commit: the last tag unless set.
+FROM ?=
+
+.PHONY: upgrade-test
+upgrade-test: release ## replace another release by this one under load, and back; FROM=ref MINUTES=n SEED=n
+	@from=$$(./tests/faults/build-release $(FROM)); \
+		./tests/faults/run --from-binary "$$from" $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(FAULTS_ARGS)
+
 # Runs of each target for `fuzz`, and which (all unless set).
 RUNS ?= 100000
 TARGETS ?=
@@ -64,6 +72,10 @@ lint: setup ## check the format, clippy and the import rule
 .PHONY: check-deploy
 check-deploy: setup ## check what is in deploy/: manifests, alerts, dashboard, Dockerfile, compose file
 	@deploy/check
+
+.PHONY: check-image
+check-image: setup ## run the Dockerfile's commands in fresh Debian roots, as root; no Docker needed
+	@deploy/docker/build-in-root
 
 .PHONY: bench-isolation
 bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes
