@@ -45,5 +45,6 @@ mod standstills;
 mod tools;
 mod topologies;
 mod trouble;
+mod versions;
 mod views;
 mod windows;
