@@ -106,7 +106,7 @@ fn form(argument: &Arg) -> String {
     if !possible.is_empty() {
         return possible.join(", ");
     }
-    let name = argument.get_value_names().unwrap_or_default().first().map(|name| name.to_string());
+    let name = argument.get_value_names().unwrap_or_default().first().map(ToString::to_string);
     let type_id = argument.get_value_parser().type_id();
     match name.as_deref() {
         _ if type_id == TypeId::of::<Duration>() => "duration, like `10s`".to_owned(),
