@@ -26,6 +26,11 @@ use serde_json::Value;
 /// What a recorded value means, or why it is refused.
 type Meaning = Result<String, String>;
 
+/// Reads a format that is a text.
+type ReadText = fn(&str) -> Meaning;
+/// Reads one that is bytes.
+type ReadBytes = fn(&[u8]) -> Meaning;
+
 fn meaning<T: Debug, E: ToString>(read: Result<T, E>) -> Meaning {
     read.map(|read| format!("{read:#?}")).map_err(|error| error.to_string())
 }
@@ -36,7 +41,7 @@ fn known<T: Debug>(read: Option<T>) -> Meaning {
 
 /// Each format that is a text of JSON, by the file of its recordings, with its reader and the field of its version.
 /// What upstream writes has none: its fields are only ever added.
-const TEXTS: &[(&str, fn(&str) -> Meaning, Option<&str>)] = &[
+const TEXTS: &[(&str, ReadText, Option<&str>)] = &[
     ("message-events", |text| meaning(event::decode(Some(text.as_bytes()))), None),
     ("webhook-settings", |text| meaning(settings::decode(text.as_bytes())), None),
     ("webhook-states", |text| meaning(state::decode(text.as_bytes())), Some("v")),
@@ -56,7 +61,7 @@ const TEXTS: &[(&str, fn(&str) -> Meaning, Option<&str>)] = &[
 
 /// Each format that is bytes, in hexadecimal digits. All are in Redis. The first and the last are versioned by the state
 /// of their partition, the log's entries by the name of their key.
-const BYTES: &[(&str, fn(&[u8]) -> Meaning)] = &[
+const BYTES: &[(&str, ReadBytes)] = &[
     ("redis-parked", |bytes| meaning(waiting::decode_parked(bytes))),
     ("redis-log-entry", |bytes| meaning(log_entry::decode(bytes))),
     ("redis-window", |bytes| meaning(window_log::decode(bytes))),
