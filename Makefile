@@ -11,7 +11,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what is missing (Debian packages when root, Apache Kafka through Maven)
@@ -52,6 +52,14 @@ faults: release ## break the running system in many ways and account for every m
 proof: release ## a million messages with 200 kills and 20 losses of Redis, in ten chunks; SEED=n
 	@./tests/faults/run --faults proof --messages 100000 --chunks 10 $(if $(SEED),--seed $(SEED)) $(FAULTS_ARGS)
 
+# The release that `upgrade-test` begins with, a tag or commit: the last tag unless set.
+FROM ?=
+
+.PHONY: upgrade-test
+upgrade-test: release ## replace another release by this one under load, and back; FROM=ref MINUTES=n SEED=n
+	@from=$$(./tests/faults/build-release $(FROM)); \
+		./tests/faults/run --from-binary "$$from" $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(FAULTS_ARGS)
+
 # Runs of each target for `fuzz`, and which (all unless set).
 RUNS ?= 100000
 TARGETS ?=
@@ -77,6 +85,10 @@ bench: setup ## measure what a message costs, beside the least that it could; AR
 .PHONY: bench-smoke
 bench-smoke: setup ## see that the measurements work: small, not optimised, without goals
 	@cargo bench --profile test --bench speed -- --smoke
+
+.PHONY: check-image
+check-image: setup ## run the Dockerfile's commands in fresh Debian roots, as root; no Docker needed
+	@deploy/docker/build-in-root
 
 .PHONY: bench-isolation
 bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes

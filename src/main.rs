@@ -44,6 +44,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Receive(command) => tools::receive::run(command.receive, stop.cancelled_owned()).await,
         Command::Doctor(command) => return unless_stopped(tools::doctor::run(command), &stop).await,
         Command::Inspect(command) => unless_stopped(tools::inspect::run(command), &stop).await,
+        Command::Config(command) => tools::config::run(&command.output),
         Command::DeadLetters(command) => unless_stopped(tools::dead_letters::run(command), &stop).await,
     }?;
     Ok(ExitCode::SUCCESS)

@@ -21,7 +21,7 @@ use nix::{
 use serde_json::Value;
 
 /// Every role and tool.
-const SUBCOMMANDS: [&str; 14] = [
+const SUBCOMMANDS: [&str; 15] = [
     "aggregate",
     "deliver",
     "notify",
@@ -33,6 +33,7 @@ const SUBCOMMANDS: [&str; 14] = [
     "receive",
     "doctor",
     "inspect",
+    "config deliver",
     "dead-letters list",
     "dead-letters show",
     "dead-letters redrive",
@@ -158,6 +159,7 @@ mod wrong_settings {
     }
 
     const SPAN: &str = "expected a duration";
+    const NO_FILE: &str = "the file can't be read";
 
     /// A wrong value for each setting that has wrong values.
     const WRONG: &[Wrong] = &[
@@ -169,6 +171,10 @@ mod wrong_settings {
             "linger=5",
             "expected librdkafka properties",
         ),
+        wrong("all", "kafka-properties-file", "BUNDLEHOOK_KAFKA_PROPERTIES_FILE", "/nowhere", NO_FILE),
+        wrong("all", "redis-url-file", "BUNDLEHOOK_REDIS_URL_FILE", "/nowhere", NO_FILE),
+        wrong("all", "egress-proxy-file", "BUNDLEHOOK_EGRESS_PROXY_FILE", "/nowhere", NO_FILE),
+        wrong("all", "smtp-url-file", "BUNDLEHOOK_SMTP_URL_FILE", "/nowhere", NO_FILE),
         wrong("all", "topic-prefix", "BUNDLEHOOK_TOPIC_PREFIX", "a/b", "expected at most 200 letters"),
         wrong("all", "redis-url", "BUNDLEHOOK_REDIS_URL", "http://x/", "expected a URL like `redis://"),
         wrong("all", "redis-timeout", "BUNDLEHOOK_REDIS_TIMEOUT", "soon", SPAN),
@@ -441,6 +447,132 @@ mod wrong_settings {
             assert!(stderr(&output).contains("nonsense"), "{line}: {}", stderr(&output));
         }
         assert_eq!(output(bundlehook([""; 0])).status.code(), Some(64), "nothing at all");
+    }
+}
+
+mod files {
+    use super::*;
+
+    /// Each setting that may hold a password, with a value of it.
+    const SECRETS: [(&str, &str, &str); 4] = [
+        ("redis-url", "BUNDLEHOOK_REDIS_URL", "rediss://ann:s3cret@redis.example:6380/0"),
+        ("kafka-properties", "BUNDLEHOOK_KAFKA_PROPERTIES", "sasl.username=ann,sasl.password=s3cret"),
+        ("smtp-url", "BUNDLEHOOK_SMTP_URL", "smtp://ann:s3cret@mail.example:587"),
+        ("egress-proxy", "BUNDLEHOOK_EGRESS_PROXY", "http://ann:s3cret@proxy.example:3128"),
+    ];
+
+    /// `bundlehook config all` with one setting in a file; what else is needed is set.
+    fn config(variable: &str, file: &Path) -> Command {
+        let mut command = bundlehook(["config", "all"]);
+        command.envs(REQUIRED.iter().filter(|(name, _)| *name != variable).copied());
+        command.env(format!("{variable}_FILE"), file);
+        command
+    }
+
+    fn written(content: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn hold_each_setting_that_may_hold_a_password() {
+        for (_, variable, value) in SECRETS {
+            let file = written(&format!("{value}\n"));
+            let output = output(config(variable, file.path()));
+            assert_eq!(output.status.code(), Some(0), "{variable}: {}", stderr(&output));
+            let shown = stdout(&output);
+            let row = shown.lines().find(|line| line.split(' ').next() == Some(variable)).unwrap();
+            assert!(row.contains(&value.replace("s3cret", "***")), "{row}");
+            assert!(row.ends_with(&format!("file {}", file.path().display())), "{row}");
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn and_values_at_once_are_refused_with_both_names() {
+        for (flag, variable, value) in SECRETS {
+            let file = written(value);
+            let mut command = config(variable, file.path());
+            command.env(variable, value);
+            let output = output(command);
+            assert_eq!(output.status.code(), Some(64), "{variable}");
+            let text = stderr(&output);
+            for part in [
+                format!("--{flag} "),
+                format!("--{flag}-file "),
+                variable.to_owned(),
+                format!("{variable}_FILE"),
+            ] {
+                assert!(text.contains(&part), "`{part}` is not in: {text}");
+            }
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn that_are_empty_missing_or_wrong_are_named_with_their_setting() {
+        let missing = written("").path().to_owned();
+        let (empty, wrong) = (written("\n"), written("s3cret is no such thing"));
+        for (flag, variable, _) in SECRETS {
+            for (file, part) in [
+                (missing.as_path(), "the file can't be read"),
+                (empty.path(), "the file is empty"),
+                (wrong.path(), "what the file holds can't be used, expected "),
+            ] {
+                let output = output(config(variable, file));
+                assert_eq!(output.status.code(), Some(64), "{variable}");
+                let text = stderr(&output);
+                for part in
+                    [part, &format!("--{flag}-file"), &format!("{variable}_FILE"), file.to_str().unwrap()]
+                {
+                    assert!(text.contains(part), "`{part}` is not in: {text}");
+                }
+                assert!(!text.contains("s3cret"), "{text}");
+            }
+        }
+    }
+}
+
+mod config {
+    use super::*;
+
+    #[test]
+    fn shows_what_a_role_would_run_with_and_from_where() {
+        let run = |form: &[&str]| {
+            let mut command = bundlehook(["config"]);
+            command.args(form).args(["deliver", "--request-timeout=3s"]).envs([
+                ("BUNDLEHOOK_KAFKA_BROKERS", "kafka.example:9093"),
+                ("BUNDLEHOOK_KAFKA_PROPERTIES", "sasl.username=ann,sasl.password=s3cret"),
+                ("BUNDLEHOOK_REDIS_URL", "rediss://ann:s3cret@redis.example:6380/0"),
+                ("BUNDLEHOOK_ALLOW_ADDRESSES", "10.0.0.0/8,192.168.0.1:8080"),
+                ("BUNDLEHOOK_REQUEST_TIMEOUT", "7s"),
+                ("BUNDLEHOOK_SMTP_URL", "not a setting of this role"),
+            ]);
+            let output = output(command);
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            assert!(!stdout(&output).contains("s3cret"), "{}", stdout(&output));
+            stdout(&output)
+        };
+        insta::assert_snapshot!("config-deliver", run(&[]));
+        let json: Value = serde_json::from_str(&run(&["--json"])).unwrap();
+        let of =
+            |variable: &str| json.as_array().unwrap().iter().find(|one| one["variable"] == variable).unwrap();
+        assert_eq!(
+            *of("BUNDLEHOOK_REQUEST_TIMEOUT"),
+            serde_json::json!({
+                "variable": "BUNDLEHOOK_REQUEST_TIMEOUT", "flag": "request-timeout", "value": "3s", "origin": "flag"
+            })
+        );
+        assert_eq!(of("BUNDLEHOOK_CA_BUNDLE")["origin"], "unset");
+        assert_eq!(of("BUNDLEHOOK_READ_AHEAD")["origin"], "default");
+    }
+
+    #[test]
+    fn refuses_what_the_role_would_refuse() {
+        let output = output(bundlehook(["config", "aggregate", "--hour=2h"]));
+        assert_eq!(output.status.code(), Some(64));
+        assert!(stderr(&output).contains("BUNDLEHOOK_HOUR"), "{}", stderr(&output));
     }
 }
 

@@ -7,6 +7,9 @@ use std::{
     process::Command,
 };
 
+#[path = "docs/configuration.rs"]
+mod configuration;
+
 use bundlehook::model::delivery::Outcome;
 use serde_json::Value;
 
@@ -23,6 +26,13 @@ const SUBCOMMANDS: &[&str] = &[
     "receive",
     "doctor",
     "inspect",
+    "config",
+    "config aggregate",
+    "config deliver",
+    "config notify",
+    "config serve",
+    "config all",
+    "config dev",
     "dead-letters list",
     "dead-letters show",
     "dead-letters redrive",

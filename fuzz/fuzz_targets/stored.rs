@@ -3,8 +3,7 @@
 #![no_main]
 
 use bundlehook::wire::{
-    attempt::AttemptRecord,
-    health, log_entry,
+    attempt, health, log_entry,
     metadata::{AggregateMetadata, DeliverMetadata, Metadata},
     skips::SkipRecord,
     state,
@@ -36,7 +35,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         7 => drop(SkipRecord::decode(bytes)),
-        8 => drop(serde_json::from_slice::<AttemptRecord>(bytes)),
+        8 => drop(attempt::decode(bytes)),
         _ => {
             let Ok(text) = std::str::from_utf8(bytes) else { return };
             drop(AggregateMetadata::decode(text));

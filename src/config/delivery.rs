@@ -1,9 +1,9 @@
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 use url::Url;
 
-use super::value;
+use super::{Given, InFile, value};
 use crate::model::{
     address::{AddressPolicy, AllowedAddress, DEFAULT_PORTS, PortRule},
     retry::RetrySchedule,
@@ -54,10 +54,13 @@ pub struct DeliverySettings {
         long,
         env = "BUNDLEHOOK_EGRESS_PROXY",
         hide_env_values = true,
-        value_parser = value::proxy_url,
+        value_parser = ProxyUrl::from_str,
         value_name = "URL"
     )]
-    pub egress_proxy: Option<Url>,
+    egress_proxy: Option<ProxyUrl>,
+    /// A file with that URL, to keep its password out of variables. Read at the start.
+    #[arg(long, env = "BUNDLEHOOK_EGRESS_PROXY_FILE", value_name = "FILE", conflicts_with = "egress_proxy")]
+    egress_proxy_file: Option<InFile<ProxyUrl>>,
     /// A file with the keys that open sealed secrets, a line `ID:BASE64` each, 32 bytes; read at the start.
     #[arg(long, env = "BUNDLEHOOK_SEALING_KEYS", value_name = "FILE")]
     pub sealing_keys: Option<PathBuf>,
@@ -93,6 +96,7 @@ pub struct DeliverySettings {
     #[arg(
         long,
         env = "BUNDLEHOOK_WAITING_MEMORY",
+        value_name = "MIB",
         default_value_t = 64,
         value_parser = value::number::<u32>(1..=65_536)
     )]
@@ -107,6 +111,18 @@ pub struct DeliverySettings {
     pub read_ahead: u32,
 }
 
+/// The URL of an egress proxy.
+#[derive(Debug, Clone)]
+pub struct ProxyUrl(Url);
+
+impl FromStr for ProxyUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        value::proxy_url(text).map(Self)
+    }
+}
+
 impl DeliverySettings {
     /// Which addresses may be dialled.
     #[must_use]
@@ -116,6 +132,13 @@ impl DeliverySettings {
             denied: self.deny_addresses.clone(),
             ports: self.allow_ports.clone(),
         }
+    }
+
+    /// The egress proxy, if there is one.
+    #[must_use]
+    pub fn egress_proxy(&self) -> Option<Url> {
+        let given = Given::either(self.egress_proxy.clone(), self.egress_proxy_file.clone());
+        given.map(|given| given.first().0.clone())
     }
 
     /// How long a request in flight may take when the process stops: the request's deadline plus 5 s.

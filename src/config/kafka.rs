@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::value;
+use super::{InFile, value};
 
 /// How to reach Kafka.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,6 +17,15 @@ pub struct KafkaSettings {
         hide_env_values = true
     )]
     properties: PropertyList,
+    /// A file with such properties, separated by commas or line ends, to keep passwords out of variables. Read at the
+    /// start.
+    #[arg(
+        long = "kafka-properties-file",
+        env = "BUNDLEHOOK_KAFKA_PROPERTIES_FILE",
+        value_name = "FILE",
+        conflicts_with = "properties"
+    )]
+    properties_file: Option<InFile<PropertyList>>,
     #[command(flatten)]
     pub topics: TopicSettings,
 }
@@ -26,13 +35,13 @@ impl KafkaSettings {
     #[must_use]
     pub fn embedded(brokers: String, properties: BTreeMap<String, String>) -> Self {
         let topics = TopicSettings { prefix: String::new() };
-        Self { brokers, properties: PropertyList(properties), topics }
+        Self { brokers, properties: PropertyList(properties), properties_file: None, topics }
     }
 
     /// Names and values of librdkafka properties.
     #[must_use]
     pub fn properties(&self) -> &BTreeMap<String, String> {
-        &self.properties.0
+        &self.properties_file.as_ref().map_or(&self.properties, InFile::first).0
     }
 }
 

@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use url::Url;
 
-use super::value;
+use super::{Given, InFile, value};
 use crate::model::retry::RetrySchedule;
 
 /// How e-mails are written and sent.
@@ -23,7 +23,7 @@ pub struct MailSettings {
     /// Where people reach the console, for the links in e-mails. Without it they have none.
     #[arg(long, env = "BUNDLEHOOK_CONSOLE_URL", value_name = "URL", value_parser = value::web_url)]
     pub console_url: Option<Url>,
-    /// A PEM file of certificate authorities to trust beside those that browsers trust.
+    /// A PEM file of certificate authorities to trust beside those that browsers trust. Read anew for each e-mail.
     #[arg(long, env = "BUNDLEHOOK_SMTP_CA_BUNDLE", value_name = "FILE")]
     pub smtp_ca_bundle: Option<PathBuf>,
     /// Longest wait for an answer of the SMTP server.
@@ -45,8 +45,26 @@ pub struct MailSettings {
 pub struct SmtpSettings {
     /// SMTP server, such as `smtp://user:password@mail.example.com:587` (STARTTLS) or `smtps://mail.example.com` (TLS).
     /// `?tls=none` sends in the clear.
-    #[arg(long, env = "BUNDLEHOOK_SMTP_URL", hide_env_values = true, value_name = "URL")]
-    pub smtp_url: SmtpUrl,
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_SMTP_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        required_unless_present = "smtp_url_file"
+    )]
+    smtp_url: Option<SmtpUrl>,
+    /// A file with that URL, to keep its password out of variables. Read anew for each e-mail.
+    #[arg(long, env = "BUNDLEHOOK_SMTP_URL_FILE", value_name = "FILE", conflicts_with = "smtp_url")]
+    smtp_url_file: Option<InFile<SmtpUrl>>,
+}
+
+impl SmtpSettings {
+    /// The server.
+    #[must_use]
+    pub fn server(self) -> Given<SmtpUrl> {
+        let given = Given::either(self.smtp_url, self.smtp_url_file);
+        given.expect("the command line demands one of both")
+    }
 }
 
 /// The same where there may be none.
@@ -56,7 +74,18 @@ pub struct OptionalSmtpSettings {
     /// SMTP server, such as `smtp://user:password@mail.example.com:587` (STARTTLS) or `smtps://mail.example.com` (TLS).
     /// `?tls=none` sends in the clear. Without it no e-mails are sent from here.
     #[arg(long, env = "BUNDLEHOOK_SMTP_URL", hide_env_values = true, value_name = "URL")]
-    pub smtp_url: Option<SmtpUrl>,
+    smtp_url: Option<SmtpUrl>,
+    /// A file with that URL, to keep its password out of variables. Read anew for each e-mail.
+    #[arg(long, env = "BUNDLEHOOK_SMTP_URL_FILE", value_name = "FILE", conflicts_with = "smtp_url")]
+    smtp_url_file: Option<InFile<SmtpUrl>>,
+}
+
+impl OptionalSmtpSettings {
+    /// The server, if there is one.
+    #[must_use]
+    pub fn server(self) -> Option<Given<SmtpUrl>> {
+        Given::either(self.smtp_url, self.smtp_url_file)
+    }
 }
 
 /// How the way to the SMTP server is kept secret.

@@ -3,6 +3,8 @@
 //! Each role and tool flattens the sections it needs, so that no stage sees settings it has no use for.
 
 mod delivery;
+mod effective;
+mod given;
 mod inspection;
 mod kafka;
 mod mail;
@@ -24,7 +26,9 @@ use clap::{
 };
 
 pub use self::{
-    delivery::DeliverySettings,
+    delivery::{DeliverySettings, ProxyUrl},
+    effective::{EffectiveSetting, Origin, effective},
+    given::{Given, InFile},
     inspection::{
         DeadLettersCommand, DoctorCommand, InspectCommand, LetterFilter, LetterPlace, ListCommand,
         OutputSettings, RedriveCommand, ShowCommand,
@@ -84,6 +88,8 @@ pub enum Command {
     Doctor(DoctorCommand),
     /// Shows positions, open windows and waiting deliveries of each partition. Changes nothing.
     Inspect(InspectCommand),
+    /// Shows the settings that a role would run with, and where each comes from. Passwords are masked.
+    Config(ConfigCommand),
     /// Lists, shows and publishes again what could not be processed.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
@@ -195,6 +201,32 @@ pub struct DevCommand {
     pub ops: OpsSettings,
 }
 
+/// Settings of `config`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigCommand {
+    #[command(flatten)]
+    pub output: OutputSettings,
+    #[command(subcommand)]
+    pub role: ConfiguredRole,
+}
+
+/// The roles whose settings can be shown: each takes the flags and variables that it would run with.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfiguredRole {
+    /// Settings of `aggregate`.
+    Aggregate(AggregateCommand),
+    /// Settings of `deliver`.
+    Deliver(DeliverCommand),
+    /// Settings of `notify`.
+    Notify(NotifyCommand),
+    /// Settings of `serve`.
+    Serve(Box<ServeCommand>),
+    /// Settings of `all`.
+    All(Box<AllCommand>),
+    /// Settings of `dev`.
+    Dev(Box<DevCommand>),
+}
+
 /// Settings of `topics`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TopicsCommand {
@@ -278,13 +310,14 @@ fn settings_of<'a>(error: &clap::Error, command: &'a clap::Command, args: &[OsSt
             .filter(|argument| argument.get_env().is_some_and(|name| !is_text(name)))
             .collect();
     }
-    let named = match error.get(ContextKind::InvalidArg) {
+    let named = |kind| match error.get(kind) {
         Some(ContextValue::String(one)) => std::slice::from_ref(one),
         Some(ContextValue::Strings(many)) => many,
         _ => &[],
     };
-    let flags = named
-        .iter()
+    let flags = [ContextKind::InvalidArg, ContextKind::PriorArg]
+        .into_iter()
+        .flat_map(named)
         .flat_map(|usage| usage.split(['<', '>', '|', ' ']).filter_map(|word| word.strip_prefix("--")));
     flags.filter_map(|flag| arguments().find(|argument| argument.get_long() == Some(flag))).collect()
 }

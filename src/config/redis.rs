@@ -3,6 +3,8 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use redis::IntoConnectionInfo as _;
 use url::Url;
 
+use super::{Given, InFile};
+
 /// What a URL of Redis may look like.
 const EXPECTED: &str = "expected a URL like `redis://host:6379/0`, `rediss://user:password@host`, `redis+unix:///path`, \
      `redis+sentinel://host:26379,host:26379/service` or `redis+cluster://host:6379,host:6379`";
@@ -23,14 +25,38 @@ pub struct RedisSettings {
         env = "BUNDLEHOOK_REDIS_URL",
         value_name = "URL",
         value_parser = RedisServers::from_str,
+        required_unless_present = "servers_file",
         hide_env_values = true
     )]
-    pub servers: RedisServers,
+    servers: Option<RedisServers>,
+    /// A file with that URL, to keep its password out of variables. Read anew for each connection, but for a Cluster.
+    #[arg(
+        long = "redis-url-file",
+        env = "BUNDLEHOOK_REDIS_URL_FILE",
+        value_name = "FILE",
+        conflicts_with = "servers"
+    )]
+    servers_file: Option<InFile<RedisServers>>,
     /// How long to wait for an answer before the call counts as failed, though it may have been carried out.
     #[arg(long = "redis-timeout", env = "BUNDLEHOOK_REDIS_TIMEOUT", default_value = "5s", value_parser = super::value::duration)]
     pub timeout: Duration,
     #[command(flatten)]
     pub tls: RedisTls,
+}
+
+impl RedisSettings {
+    /// Settings for servers whose certificates, if any, the system trusts.
+    #[must_use]
+    pub fn new(servers: RedisServers, timeout: Duration) -> Self {
+        Self { servers: Some(servers), servers_file: None, timeout, tls: RedisTls::default() }
+    }
+
+    /// Which servers there are.
+    #[must_use]
+    pub fn servers(&self) -> Given<RedisServers> {
+        let given = Given::either(self.servers.clone(), self.servers_file.clone());
+        given.expect("the command line demands one of both")
+    }
 }
 
 /// Whom to trust, and what to show, where Redis is reached by TLS. The files are read anew for each connection, but

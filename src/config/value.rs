@@ -56,13 +56,13 @@ pub fn retry_schedule(text: &str) -> Result<RetrySchedule, String> {
     RetrySchedule::new(pauses.map_err(expected)?).map_err(|error| error.to_string())
 }
 
-/// Properties of librdkafka, `name=value` separated by commas.
+/// Properties of librdkafka, `name=value` separated by commas or line ends.
 pub fn properties(text: &str) -> Result<BTreeMap<String, String>, String> {
     let property = |pair: &str| {
         let (name, value) = pair.split_once('=').filter(|(name, _)| !name.trim().is_empty())?;
         Some((name.trim().to_owned(), value.trim().to_owned()))
     };
-    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    let pairs = text.split([',', '\n']).filter(|pair| !pair.trim().is_empty());
     let properties: Option<BTreeMap<_, _>> = pairs.map(property).collect();
     let properties = properties.ok_or_else(|| {
         "expected librdkafka properties like `security.protocol=ssl,ssl.ca.location=/etc/ca.pem`".to_owned()

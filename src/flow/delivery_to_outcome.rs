@@ -17,7 +17,7 @@ use crate::{
         webhook::{Webhook, masked_url},
     },
     wire::{
-        attempt::{AttemptRecord, BundleReference, ReceivedResponse, SentRequest},
+        attempt::{self, AttemptRecord, BundleReference, ReceivedResponse, SentRequest},
         bundle::window_start,
     },
 };
@@ -180,7 +180,7 @@ pub fn record(ended: &Ended<'_>) -> AttemptRecord {
         _ => None,
     };
     AttemptRecord {
-        v: 1,
+        v: attempt::VERSION,
         attempt_id: Uuid::new_v4(),
         number: health.number,
         webhook_id: head.webhook_id.clone(),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::KafkaSettings,
     model::statistics::{LogEntry, Statistics, Tenure},
-    wire::attempt::AttemptRecord,
+    wire::attempt::{self, AttemptRecord},
 };
 
 /// Why a log can't be shown.
@@ -106,7 +106,7 @@ impl AttemptLog {
 
 /// The record that an entry refers to; none if something else stands there by now.
 fn record(entry: &LogEntry, found: &FoundRecord) -> Option<AttemptRecord> {
-    let record: AttemptRecord = serde_json::from_slice(&found.value).ok()?;
+    let record = attempt::decode(&found.value).ok()?;
     (record.bundle.bundle_id == entry.bundle_id && record.attempt == entry.attempt).then_some(record)
 }
 

@@ -10,9 +10,7 @@ use super::{
     serve::{Serve, dev_secret},
 };
 use crate::{
-    config::{
-        DevCommand, KafkaSettings, ProduceSettings, RedisServers, RedisSettings, RedisTls, TopicSettings,
-    },
+    config::{DevCommand, KafkaSettings, ProduceSettings, RedisServers, RedisSettings, TopicSettings},
     io::{
         kafka::{Topics, embedded::EmbeddedBroker},
         redis::server::RedisServer,
@@ -36,11 +34,7 @@ pub async fn run(command: DevCommand, stop: CancellationToken) -> anyhow::Result
     let broker = EmbeddedBroker::start(topics()).await.context("the embedded broker did not start")?;
     let kafka = broker.settings();
     let redis_url = redis.url()?;
-    let redis_settings = RedisSettings {
-        servers: RedisServers::Single(redis_url.clone()),
-        timeout: REDIS_TIMEOUT,
-        tls: RedisTls::default(),
-    };
+    let redis_settings = RedisSettings::new(RedisServers::Single(redis_url.clone()), REDIS_TIMEOUT);
     println!("embedded broker: topics are not checked, nothing outlives this process");
     println!("export BUNDLEHOOK_KAFKA_BROKERS={}", broker.servers());
     println!("export BUNDLEHOOK_REDIS_URL={redis_url}");

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use self::{process::Process, serve::Serve};
 use crate::{
     config::{
-        AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, KafkaSettings, MailSettings,
+        AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, Given, KafkaSettings, MailSettings,
         NotifyCommand, OpsSettings, RedisSettings, SealedSettings, ServeCommand, SmtpUrl, StartFrom,
         WindowSettings,
     },
@@ -41,7 +41,7 @@ pub struct Roles {
     /// The role `deliver`, if it runs here.
     pub deliver: Option<DeliverySettings>,
     /// The role `notify`, if it runs here, and the server that it sends through; none: e-mails are only shown.
-    pub notify: Option<(MailSettings, Option<SmtpUrl>)>,
+    pub notify: Option<(MailSettings, Option<Given<SmtpUrl>>)>,
     /// The role `serve`, if it runs here.
     pub serve: Option<Serve>,
     /// Where to start without a committed offset, if the operator says.
@@ -97,7 +97,7 @@ impl From<NotifyCommand> for Roles {
             ops,
             aggregate: None,
             deliver: None,
-            notify: Some((mail, Some(smtp.smtp_url))),
+            notify: Some((mail, Some(smtp.server()))),
             serve: None,
             from: start.from,
             require_sealed: start.sealed.require_sealed,
@@ -137,7 +137,7 @@ impl From<AllCommand> for Roles {
             aggregate: Some(windows),
             deliver: Some(delivery),
             // Without a server e-mails wait for a process that has one.
-            notify: smtp.smtp_url.map(|server| (mail, Some(server))),
+            notify: smtp.server().map(|server| (mail, Some(server))),
             from: start.from,
             require_sealed: start.sealed.require_sealed,
             embedded: false,

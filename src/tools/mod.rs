@@ -1,6 +1,7 @@
-//! Tools beside the roles: a local receiver, publishing from files, the topics; commands on webhooks; and what shows and
+//! Tools beside the roles: a local receiver, publishing from files, the topics; commands on webhooks; the settings; and what shows and
 //! mends trouble.
 
+pub mod config;
 pub mod dead_letters;
 pub mod doctor;
 pub mod inspect;

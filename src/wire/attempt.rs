@@ -13,7 +13,7 @@ use crate::model::{
 /// One attempt to deliver a bundle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
-    /// 1.
+    /// [`VERSION`].
     pub v: u32,
     /// Its own id.
     pub attempt_id: Uuid,
@@ -106,6 +106,36 @@ pub struct ReceivedResponse {
     pub body_bytes: u64,
     /// True if there was more.
     pub truncated: bool,
+}
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+
+/// Why a record is no attempt that this release can read.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// Another release wrote it.
+    #[error("version {0}, expected {VERSION}")]
+    Version(u32),
+    /// It is not of that form.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// [`AttemptError`]
+pub fn decode(value: &[u8]) -> Result<AttemptRecord, AttemptError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    // A later version may not have the fields of this one.
+    match serde_json::from_slice::<Versioned>(value)?.v {
+        VERSION => Ok(serde_json::from_slice(value)?),
+        other => Err(AttemptError::Version(other)),
+    }
 }
 
 /// Writes a record.

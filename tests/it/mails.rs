@@ -180,3 +180,31 @@ async fn emails_go_over_tls_with_a_login_to_a_server_that_is_trusted() {
         assert!(trusting.wait_exit(LIMIT).await.success());
     }
 }
+
+#[tokio::test]
+async fn a_password_and_an_authority_that_change_need_no_restart() {
+    let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
+    let mut server = secure_mail_server(false).await;
+    let url = server.certificate().with_file_name("url");
+    let write = |content: &str| std::fs::write(&url, content).expect("the rig's folder can be written");
+    write(&server.url());
+    let sender = system
+        .launch("notify")
+        .env("BUNDLEHOOK_SMTP_URL_FILE", url.to_string_lossy())
+        .env("BUNDLEHOOK_SMTP_CA_BUNDLE", server.certificate().to_string_lossy())
+        .env("BUNDLEHOOK_MAIL_RETRY_SCHEDULE", "100ms")
+        .start();
+    sender.wait_ready().await;
+    publish(&system, &notification(1, "ann@acme.example")).await;
+    server.wait_for(1).await;
+
+    server.renew("battery").await;
+    publish(&system, &notification(2, "bob@acme.example")).await;
+    wait_until("a failure", LIMIT, async || {
+        sender.metric("bundlehook_mail_failures_total").await >= Some(1.0)
+    })
+    .await;
+    write(&server.url().replace("s3cret", "battery"));
+    let mails = server.wait_for(2).await;
+    assert_eq!(mails[1]["to"], json!(["bob@acme.example"]));
+}

@@ -46,5 +46,6 @@ mod standstills;
 mod tools;
 mod topologies;
 mod trouble;
+mod versions;
 mod views;
 mod windows;

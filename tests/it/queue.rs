@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bundlehook::config::{RedisSettings, RedisTls};
+use bundlehook::config::RedisSettings;
 use bundlehook::io::redis::queue::{Changes, QueueStore};
 use bundlehook::io::{Redis, StoreError};
 use bundlehook::model::ids::{BundleId, WebhookId};
@@ -19,7 +19,7 @@ const NOW: Millis = Millis(1_614_211_270_020);
 
 async fn connect(server: &support::Redis) -> Redis {
     let servers = server.url().parse().expect("it is a URL");
-    let settings = RedisSettings { servers, timeout: Duration::from_secs(5), tls: RedisTls::default() };
+    let settings = RedisSettings::new(servers, Duration::from_secs(5));
     Redis::connect(&settings).await.expect("the URL can be used")
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bundlehook::config::{RedisSettings, RedisTls};
+use bundlehook::config::RedisSettings;
 use bundlehook::io::redis::views::{Item, Said, ViewKind, ViewSource, ViewStore};
 use bundlehook::io::{Redis, StoreError};
 use bundlehook::model::delivery::Outcome;
@@ -20,7 +20,7 @@ const ATTEMPTS: ViewSource = ViewSource { kind: ViewKind::Attempts, partition: 3
 
 async fn store(server: &support::Redis) -> ViewStore {
     let servers = server.url().parse().expect("it is a URL");
-    let settings = RedisSettings { servers, timeout: Duration::from_secs(5), tls: RedisTls::default() };
+    let settings = RedisSettings::new(servers, Duration::from_secs(5));
     ViewStore::new(Redis::connect(&settings).await.expect("the URL can be used"), "p.")
 }
 

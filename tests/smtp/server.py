@@ -4,7 +4,7 @@ Usage: server.py PORT FOLDER [CERTIFICATE KEY [implicit]]
 
 Each message that came whole is a line of JSON in FOLDER/mails. FOLDER/mode says what is answered then: `ok` (or no file),
 `refuse` and `put-off` at the recipient, `hang` and `hang-up` once the text is there. With a certificate, TLS and the login
-`ann` with the password `s3cret` are required: by STARTTLS, or with `implicit` from the first byte on.
+`ann` with the password that FOLDER/password holds are required: by STARTTLS, or with `implicit` from the first byte on.
 """
 
 import asyncio
@@ -55,9 +55,16 @@ class Handler:
         return "250 OK: taken"
 
 
-def log_in(server, session, envelope, mechanism, data):
-    """Takes the one login there is."""
-    return AuthResult(success=(data.login, data.password) == (b"ann", b"s3cret"), auth_data=data)
+def log_in(folder):
+    """Takes the one login there is, with its password of now."""
+
+    def check(server, session, envelope, mechanism, data):
+        password = (Path(folder) / "password").read_bytes()
+        success = (data.login, data.password) == (b"ann", password)
+        # The server answers what is refused.
+        return AuthResult(success=success, handled=success, auth_data=data)
+
+    return check
 
 
 async def main():
@@ -67,7 +74,7 @@ async def main():
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate[:2])
-        options = {"auth_required": True, "authenticator": log_in}
+        options = {"auth_required": True, "authenticator": log_in(folder)}
         if certificate[2:] == ["implicit"]:
             implicit, options["auth_require_tls"] = context, False
         else:

@@ -271,23 +271,17 @@ fn is_another_server_wanted(error: &RedisError) -> bool {
 
 impl Servers {
     async fn connect(settings: &RedisSettings) -> Result<Self, RedisError> {
-        let RedisSettings { servers, timeout, tls } = settings;
-        let timeout = *timeout;
-        let master = match servers {
-            RedisServers::Single(url) => Master::at(url, timeout, tls),
-            RedisServers::Sentinel { sentinels, service, login } => {
-                Master::named(sentinels.clone(), service, login, timeout, tls)
+        let (servers, timeout, tls) = (settings.servers(), settings.timeout, &settings.tls);
+        if let RedisServers::Cluster(nodes) = servers.first() {
+            let mut builder = ClusterClientBuilder::new(nodes.clone())
+                .connection_timeout(timeout)
+                .response_timeout(timeout);
+            if nodes.iter().any(tls::is_used) {
+                builder = builder.certs(tls::certificates(tls)?);
             }
-            RedisServers::Cluster(nodes) => {
-                let mut builder = ClusterClientBuilder::new(nodes.clone())
-                    .connection_timeout(timeout)
-                    .response_timeout(timeout);
-                if nodes.iter().any(tls::is_used) {
-                    builder = builder.certs(tls::certificates(tls)?);
-                }
-                return builder.build()?.get_async_connection().await.map(Self::Cluster);
-            }
-        };
+            return builder.build()?.get_async_connection().await.map(Self::Cluster);
+        }
+        let master = Master::new(&servers, timeout, tls)?;
         master.connection().await?;
         Ok(Self::Master(Arc::new(master)))
     }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError,
-    TlsMode,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
+    RedisError, TlsMode,
     aio::MultiplexedConnection,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::tls;
-use crate::config::RedisTls;
+use crate::config::{Given, RedisServers, RedisTls};
 
 /// Pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -33,6 +33,10 @@ pub(super) struct Master {
 }
 
 struct Finder {
+    /// Looked at for each connection: what it says may have changed, such as the password.
+    servers: Given<RedisServers>,
+    /// By which of these the source was made.
+    known: RedisServers,
     source: Source,
     /// Number of the last connection; 0: there was none yet.
     number: u64,
@@ -57,22 +61,16 @@ struct Sentinels {
 }
 
 impl Master {
-    /// The server at an address. Connects at the first call.
-    #[must_use]
-    pub fn at(url: &Url, timeout: Duration, tls: &RedisTls) -> Self {
-        Self::new(Source::Address(url.clone()), timeout, tls)
-    }
-
-    /// The server that sentinels know as the master under a name. `login` says how to log in to it.
-    #[must_use]
-    pub fn named(urls: Vec<Url>, service: &str, login: &Url, timeout: Duration, tls: &RedisTls) -> Self {
-        let sentinels = Sentinels { urls, service: service.to_owned(), login: login.clone(), client: None };
-        Self::new(Source::Sentinels(Box::new(sentinels)), timeout, tls)
-    }
-
-    fn new(source: Source, timeout: Duration, tls: &RedisTls) -> Self {
-        let finder = Finder { source, number: 0, connection: None, failed: None };
-        Self { finder: Mutex::new(finder), timeout, tls: tls.clone(), left: AtomicU64::new(0) }
+    /// One server, or the master that sentinels name. Connects at the first call.
+    ///
+    /// # Errors
+    /// If these are the servers of a Cluster.
+    pub fn new(servers: &Given<RedisServers>, timeout: Duration, tls: &RedisTls) -> Result<Self, RedisError> {
+        let known = servers.first().clone();
+        let source = Source::of(&known)?;
+        let finder =
+            Finder { servers: servers.clone(), known, source, number: 0, connection: None, failed: None };
+        Ok(Self { finder: Mutex::new(finder), timeout, tls: tls.clone(), left: AtomicU64::new(0) })
     }
 
     /// The connection, with its number. Those who wait for the same attempt share its failure.
@@ -92,7 +90,7 @@ impl Master {
             return Err(error.clone());
         }
         finder.connection = None;
-        let found = finder.source.connect(self.timeout, &self.tls).await;
+        let found = finder.connect(self.timeout, &self.tls).await;
         finder.failed = found.as_ref().err().map(|error| (Instant::now(), error.clone()));
         let connection = found?;
         finder.number += 1;
@@ -106,7 +104,39 @@ impl Master {
     }
 }
 
+impl Finder {
+    async fn connect(
+        &mut self,
+        timeout: Duration,
+        tls: &RedisTls,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let servers = self.servers.now().map_err(|problem| wrong("the URL can't be read anew", problem))?;
+        if servers != self.known {
+            self.source = Source::of(&servers)?;
+            self.known = servers;
+        }
+        self.source.connect(timeout, tls).await
+    }
+}
+
+fn wrong(what: &'static str, detail: String) -> RedisError {
+    RedisError::from((ErrorKind::InvalidClientConfig, what, detail))
+}
+
 impl Source {
+    fn of(servers: &RedisServers) -> Result<Self, RedisError> {
+        Ok(match servers.clone() {
+            RedisServers::Single(url) => Self::Address(url),
+            RedisServers::Sentinel { sentinels: urls, service, login } => {
+                Self::Sentinels(Box::new(Sentinels { urls, service, login, client: None }))
+            }
+            RedisServers::Cluster(_) => {
+                let expected = "expected one server, or sentinels, as at the start".to_owned();
+                return Err(wrong("the URL names a Cluster now", expected));
+            }
+        })
+    }
+
     async fn connect(
         &mut self,
         timeout: Duration,

@@ -4,7 +4,7 @@ pub mod letter;
 pub mod outbox;
 mod session;
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use lettre::{
     Message,
@@ -14,13 +14,14 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use self::session::Session;
 pub use self::session::{Pending, SendError};
-use crate::config::{SmtpTls, SmtpUrl};
+use crate::config::{Given, SmtpTls, SmtpUrl};
 
 /// Hands e-mails over to one server.
 pub struct SmtpClient {
-    server: SmtpUrl,
+    server: Given<SmtpUrl>,
     timeout: Duration,
-    tls: TlsParameters,
+    /// A PEM file of roots to trust as well.
+    bundle: Option<PathBuf>,
 }
 
 impl SmtpClient {
@@ -28,9 +29,16 @@ impl SmtpClient {
     ///
     /// # Errors
     /// If the bundle can't be used.
-    pub fn new(server: SmtpUrl, timeout: Duration, bundle: Option<&Path>) -> io::Result<Self> {
+    pub fn new(server: Given<SmtpUrl>, timeout: Duration, bundle: Option<PathBuf>) -> io::Result<Self> {
+        let client = Self { server, timeout, bundle };
+        client.tls(client.server.first())?;
+        Ok(client)
+    }
+
+    /// Whom to trust, by the file as it is now.
+    fn tls(&self, server: &SmtpUrl) -> io::Result<TlsParameters> {
         let mut builder = TlsParameters::builder(server.host.clone()).set_min_tls_version(TlsVersion::Tlsv12);
-        if let Some(path) = bundle {
+        if let Some(path) = &self.bundle {
             let named = |problem: String| {
                 io::Error::other(format!("the CA bundle `{}` can't be used: {problem}", path.display()))
             };
@@ -40,16 +48,18 @@ impl SmtpClient {
                 builder = builder.add_root_certificate(root);
             }
         }
-        let tls = builder.build().map_err(io::Error::other)?;
-        Ok(Self { server, timeout, tls })
+        builder.build().map_err(io::Error::other)
     }
 
     /// Goes so far with an e-mail that the server waits for its text. Nothing is sent as long as that is not said.
+    /// Where the server's URL stands in a file, that and the bundle count as they are now.
     ///
     /// # Errors
     /// [`SendError`], never [`SendError::Unsure`].
     pub async fn offer(&self, message: &Message) -> Result<Pending, SendError> {
-        let mut session = Session::open(&self.server, self.timeout, &self.tls).await?;
+        let server = self.server.now().map_err(SendError::Server)?;
+        let tls = self.tls(&server).map_err(|error| SendError::Server(error.to_string()))?;
+        let mut session = Session::open(&server, self.timeout, &tls).await?;
         session.offer(message.envelope()).await?;
         Ok(Pending::new(session, message.formatted()))
     }
@@ -57,6 +67,6 @@ impl SmtpClient {
     /// True if passwords and e-mails go over the network in the clear.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.server.tls == SmtpTls::None
+        self.server.first().tls == SmtpTls::None
     }
 }

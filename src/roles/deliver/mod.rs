@@ -110,7 +110,7 @@ pub async fn start(
             deadline: settings.request_timeout,
             dns_servers: settings.dns_servers.clone(),
             ca_bundle: settings.ca_bundle.clone(),
-            proxy: settings.egress_proxy.as_ref().map(Proxy::from),
+            proxy: settings.egress_proxy().as_ref().map(Proxy::from),
         })?,
         health: HealthStore::new(process.redis.clone(), prefix),
         health_log,

@@ -13,7 +13,10 @@ use crate::{
     io::kafka::replay::{Replayed, replay},
     model::delivery::is_refusal,
     roles::process::Process,
-    wire::{attempt::AttemptRecord, waiting::Owner},
+    wire::{
+        attempt::{self, AttemptError, AttemptRecord},
+        waiting::Owner,
+    },
 };
 
 /// What was recorded of one bundle.
@@ -48,19 +51,32 @@ pub(super) async fn read(
     partition: i32,
     from: i64,
 ) -> Result<(RecordedAttempts, i64), String> {
-    let recorded = Arc::new(Mutex::new(RecordedAttempts::new()));
+    let recorded = Arc::new(Mutex::new(Ok(RecordedAttempts::new())));
     let shared = recorded.clone();
     let take = move |record: &Replayed<'_>| {
-        let parsed = record.value.map(serde_json::from_slice::<AttemptRecord>);
-        if let Some(Ok(attempt)) = parsed {
-            note(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), attempt, partition);
+        let mut recorded = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        match record.value.map(attempt::decode) {
+            Some(Ok(attempt)) => {
+                if let Ok(recorded) = &mut *recorded {
+                    note(recorded, attempt, partition);
+                }
+            }
+            // To pass over it may be to send what it settled once more.
+            Some(Err(error @ AttemptError::Version(_))) => {
+                *recorded = Err(format!("the one at offset {} is of {error}", record.offset));
+                return ControlFlow::Break(());
+            }
+            Some(Err(AttemptError::Json(_))) | None => {}
         }
         ControlFlow::Continue(())
     };
+    let unreadable =
+        |problem: String| format!("the attempts of partition {partition} can't be read: {problem}");
     let end = replay(&process.kafka, &process.topics.delivery_attempts, partition, from, take)
         .await
-        .map_err(|error| format!("the attempts of partition {partition} can't be read: {error}"))?;
-    let recorded = std::mem::take(&mut *recorded.lock().unwrap_or_else(PoisonError::into_inner));
+        .map_err(|error| unreadable(error.to_string()))?;
+    let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+    let recorded = std::mem::replace(&mut *recorded, Ok(RecordedAttempts::new())).map_err(unreadable)?;
     Ok((recorded, end))
 }
 

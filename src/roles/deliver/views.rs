@@ -14,7 +14,10 @@ use crate::{
         process::Process,
         reflecting::{HandOver, Items, Reflecting},
     },
-    wire::{attempt::AttemptRecord, log_entry},
+    wire::{
+        attempt::{self, AttemptRecord},
+        log_entry,
+    },
 };
 
 /// The followers of the partitions that this process has claimed.
@@ -46,7 +49,7 @@ impl Views {
 
 fn read(partition: i32, offset: i64, value: &[u8]) -> Items {
     // What can't be read is no attempt of this release.
-    let record = serde_json::from_slice::<AttemptRecord>(value);
+    let record = attempt::decode(value);
     record.map(|record| items(partition, offset, &record)).unwrap_or_default()
 }
 

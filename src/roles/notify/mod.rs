@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{checks, process::Process};
 use crate::{
-    config::{MailSettings, SmtpUrl, StartFrom},
+    config::{Given, MailSettings, SmtpUrl, StartFrom},
     io::{
         kafka::intake::{Intake, IntakeOptions},
         smtp::{SmtpClient, outbox::Outbox},
@@ -37,7 +37,7 @@ enum Outlet {
 pub async fn start(
     process: &Process,
     settings: MailSettings,
-    server: Option<SmtpUrl>,
+    server: Option<Given<SmtpUrl>>,
     outbox: &Outbox,
     from: Option<StartFrom>,
 ) -> anyhow::Result<Intake> {
@@ -46,7 +46,7 @@ pub async fn start(
     }
     let outlet = match server {
         Some(server) => {
-            let client = SmtpClient::new(server, settings.smtp_timeout, settings.smtp_ca_bundle.as_deref())?;
+            let client = SmtpClient::new(server, settings.smtp_timeout, settings.smtp_ca_bundle.clone())?;
             if client.is_open() {
                 tracing::warn!("e-mails go to the SMTP server in the clear");
             }

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{PASSWORD, assert_all_came, events, webhooks};
+use crate::mails::{dead_letters, notification, notify, publish};
 use crate::support::authority::{Identity, text};
-use crate::support::{Authority, HeldPort, Kafka, ok, process, receiver, system};
+use crate::support::console::token;
+use crate::support::{
+    Authority, HeldPort, Kafka, LIMIT, System, event, mail_server, ok, process, receiver, status, system,
+    wait_until, webhook,
+};
 
 /// What each role may do, as an operator would grant it.
 const ACLS: &str = include_str!("../../../deploy/kafka/acls.tsv");
@@ -23,7 +28,8 @@ struct SecureKafka {
 }
 
 impl SecureKafka {
-    async fn start() -> Option<Self> {
+    /// Grants the rights of these roles: each takes a moment.
+    async fn start(roles: &[&str]) -> Option<Self> {
         let (authority, sasl, mutual) = (Authority::new(), HeldPort::new(), HeldPort::new());
         let server = authority.identity("server");
         let listeners = format!("SASL://{},MUTUAL://{}", sasl.addr(), mutual.addr());
@@ -33,7 +39,8 @@ impl SecureKafka {
              listener.name.mutual.ssl.client.auth=required\n\
              sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
-             required user_bundlehook-aggregate=\"{PASSWORD}\";\n\
+             required user_bundlehook-aggregate=\"{PASSWORD}\" \
+             user_bundlehook-serve=\"{PASSWORD}\" user_bundlehook-notify=\"{PASSWORD}\";\n\
              listener.name.sasl.scram-sha-512.sasl.jaas.config=\
              org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
@@ -47,6 +54,9 @@ impl SecureKafka {
             let [role, operations, kind, names] = line.split('\t').collect::<Vec<_>>()[..] else {
                 panic!("`{line}` has not four fields")
             };
+            if !roles.contains(&role) {
+                continue;
+            }
             let principal = format!("User:bundlehook-{role}");
             let mut arguments = vec!["--add".to_owned(), "--allow-principal".to_owned(), principal];
             arguments
@@ -88,7 +98,7 @@ fn properties(properties: &BTreeMap<&'static str, String>) -> String {
 
 #[tokio::test]
 async fn each_role_does_its_work_in_kafka_by_tls_as_a_user_with_no_more_rights_than_listed() {
-    let Some(secure) = SecureKafka::start().await else { return };
+    let Some(secure) = SecureKafka::start(&["aggregate", "deliver"]).await else { return };
     let endpoint = receiver(ok());
     let addr = secure.sasl.addr().to_string();
     let aggregate = properties(&secure.by_password("PLAIN", "bundlehook-aggregate"));
@@ -120,18 +130,83 @@ async fn each_role_does_its_work_in_kafka_by_tls_as_a_user_with_no_more_rights_t
     assert!(produced.status.success(), "{produced:?}");
     system.wait_done().await;
     assert_all_came(&endpoint);
-    let log = system.kafka.log();
-    let denied: Vec<&str> = log.lines().filter(|line| line.contains("Denied")).collect();
-    assert!(denied.is_empty(), "rights are missing: {denied:#?}");
+    assert_nothing_was_denied(&system);
 
     // Nobody has the rights of another.
     let refused = produce(&addr, &deliver).await;
     assert!(!refused.status.success() && refused.stderr.contains("may not be seen"), "{refused:?}");
 }
 
+#[track_caller]
+fn assert_nothing_was_denied(system: &System) {
+    let log = system.kafka.log();
+    let denied: Vec<&str> = log.lines().filter(|line| line.contains("Denied")).collect();
+    assert!(denied.is_empty(), "rights are missing: {denied:#?}");
+}
+
+#[tokio::test]
+async fn the_console_and_the_mailer_do_all_their_work_as_users_with_no_more_rights_than_listed() {
+    let Some(secure) = SecureKafka::start(&["serve", "notify"]).await else { return };
+    let broker = secure.sasl.addr().to_string();
+    let [serve, mailer] =
+        ["bundlehook-serve", "bundlehook-notify"].map(|user| properties(&secure.by_password("PLAIN", user)));
+    let as_user = |properties| {
+        [("BUNDLEHOOK_KAFKA_BROKERS", broker.as_str()), ("BUNDLEHOOK_KAFKA_PROPERTIES", properties)]
+    };
+    let failing = receiver(status(500));
+    let setup = system(1_000).prefix(PREFIX).env("BUNDLEHOOK_RETRY_SCHEDULE", "50ms").kafka(secure.kafka);
+    let webhooks = [webhook("wh", "ws", &failing.url("/wh"), json!({}))];
+    let Some(system) = setup.start(&webhooks).await else { return };
+    let console = system.console(&as_user(&serve)).await;
+    let server = mail_server().await;
+    let sender = notify(&system, &server, &as_user(&mailer)).await;
+    let call = async |method: &str, path: &str, body: Value| {
+        let answered =
+            console.call(method, &format!("/api/v1/webhooks{path}"), &token("ws", "editor"), &body).await;
+        assert!((200..300).contains(&answered.status), "{method} {path}: {}", answered.text());
+        answered.json()
+    };
+
+    // Until it is disabled, and on again: e-mails, events, states.
+    system.publish(&[event("ws", "c", "1"), event("ws", "c", "2")]).await;
+    wait_until("the disabling", LIMIT, async || {
+        console.get("/api/v1/webhooks/wh").await["state"] == "disabled"
+    })
+    .await;
+    failing.set(ok()).await;
+    call("POST", "/wh/enable", json!({"held": "send"})).await;
+    system.wait_delivered().await;
+    server.wait_for(3).await;
+    server.set("refuse");
+    publish(&system, &notification(1, "nobody@acme.example")).await;
+    dead_letters(&system, 1).await;
+
+    // Every other command, and every look.
+    call("POST", "/wh/test", json!({})).await;
+    let log = console.get("/api/v1/webhooks/wh/log?count=100").await;
+    let log = log.as_array().expect("it is a list");
+    let delivered =
+        log.iter().find(|attempt| attempt["settled"] == "delivered" && attempt["kind"] == "bundle");
+    let delivery = delivered.expect("something was delivered")["bundle"]["bundle_id"].clone();
+    call("POST", "/wh/resend", json!({"delivery": delivery})).await;
+    let version = console.get("/api/v1/webhooks/wh").await["version"].clone();
+    call("PATCH", "/wh", json!({"version": version, "label": "renamed"})).await;
+    console.get("/api/v1/webhooks/wh/statistics").await;
+    console.get("/api/v1/changes").await;
+    let created = call("POST", "", json!({"url": failing.url("/new")})).await;
+    let deleted = format!("/api/v1/webhooks/{}", created["webhook_id"].as_str().expect("it has an id"));
+    let deleted = console.call("DELETE", &deleted, &token("ws", "editor"), &Value::Null).await;
+    assert!((200..300).contains(&deleted.status), "{}", deleted.text());
+    console.process.sigterm();
+    assert!(console.process.wait_exit(LIMIT).await.success());
+    sender.sigterm();
+    assert!(sender.wait_exit(LIMIT).await.success());
+    assert_nothing_was_denied(&system);
+}
+
 #[tokio::test]
 async fn a_broker_that_is_not_trusted_or_does_not_trust_us_is_named_with_the_cause() {
-    let Some(secure) = SecureKafka::start().await else { return };
+    let Some(secure) = SecureKafka::start(&[]).await else { return };
     let stranger = Authority::new();
     let (sasl, mutual) = (secure.sasl.addr().to_string(), secure.mutual.addr().to_string());
     let by_password = secure.by_password("PLAIN", "bundlehook-aggregate");

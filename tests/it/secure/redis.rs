@@ -1,8 +1,11 @@
 //! Redis by TLS, with a certificate of ours and a user with few rights.
 
+use std::fs;
+use std::path::Path;
+
 use serde_json::Value;
 
-use super::{PASSWORD, assert_all_came, events, webhooks};
+use super::{MESSAGES, PASSWORD, assert_all_came, events, webhooks};
 use crate::support::authority::{Identity, text};
 use crate::support::{
     Authority, HeldPort, Redis, RedisKind, kafka, ok, process, receiver, redis_with, system,
@@ -122,4 +125,44 @@ async fn a_wrong_authority_password_or_certificate_and_plain_text_are_refused_by
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What a rotation of secrets writes into the files that the product was told of.
+fn write(path: &Path, content: impl AsRef<[u8]>) {
+    fs::write(path, content).expect("the rig's folder can be written");
+}
+
+#[tokio::test]
+async fn a_password_an_authority_and_certificates_that_change_need_no_restart() {
+    let secure = SecureRedis::start().await;
+    let url = secure.authority.bundle().with_file_name("redis-url");
+    write(&url, secure.url("rediss", PASSWORD) + "\n");
+    let endpoint = receiver(ok());
+    let mut setup =
+        system(2_000).env("BUNDLEHOOK_REDIS_URL_FILE", text(&url)).without("BUNDLEHOOK_REDIS_URL");
+    for (name, value) in &secure.settings()[1..] {
+        setup = setup.env(name, value);
+    }
+    let Some(system) = setup.start(&webhooks(&endpoint)).await else { return };
+    system.publish(&events()[..MESSAGES / 2]).await;
+    system.wait_done().await;
+
+    // All that a connection begins with is replaced, at the server and in the product's files.
+    let authority = Authority::new();
+    let (server, client) = (authority.identity("server"), authority.identity("bundlehook"));
+    let (bundle, files) = (authority.bundle(), [&server.certificate, &server.key]);
+    let mut change = vec!["CONFIG", "SET", "tls-ca-cert-file", text(&bundle)];
+    change.extend(["tls-cert-file", text(files[0]), "tls-key-file", text(files[1])]);
+    let () = secure.redis.command(&change).await;
+    let () = secure.redis.command(&["ACL", "SETUSER", "bundlehook", "resetpass", ">battery"]).await;
+    write(&url, secure.url("rediss", "battery"));
+    write(&secure.authority.bundle(), fs::read(&bundle).expect("it is there"));
+    write(&secure.client.certificate, fs::read(&client.certificate).expect("it is there"));
+    write(&secure.client.key, fs::read(&client.key).expect("it is there"));
+    let killed: u32 = secure.redis.command(&["CLIENT", "KILL", "USER", "bundlehook"]).await;
+    assert!(killed >= 2, "each role had a connection, and {killed} were cut");
+
+    system.publish(&events()[MESSAGES / 2..]).await;
+    system.wait_done().await;
+    assert_all_came(&endpoint);
 }

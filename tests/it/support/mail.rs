@@ -32,16 +32,12 @@ pub async fn mail_server() -> MailServer {
 }
 
 /// Starts one that wants STARTTLS, or TLS from the first byte on, with a fresh certificate of its own, and the login `ann`
-/// with `s3cret`.
+/// with `s3cret` until that is changed.
 pub async fn secure_mail_server(implicit: bool) -> MailServer {
     let folder = children::folder("mail");
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("the name is valid");
-    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
-    fs::write(&certificate, made.cert.pem()).expect("the rig's folder can be written");
-    fs::write(&key, made.signing_key.serialize_pem()).expect("the rig's folder can be written");
-    let certificate = Some((certificate, key));
+    let certificate = Some((folder.join("certificate.pem"), folder.join("key.pem")));
     let mut server = MailServer { port: HeldPort::new(), folder, certificate, implicit, child: None };
-    server.start().await;
+    server.renew("s3cret").await;
     server
 }
 
@@ -61,6 +57,23 @@ impl MailServer {
         let addr = self.port.addr();
         wait_until("the mail server", LIMIT, async || tokio::net::TcpStream::connect(addr).await.is_ok())
             .await;
+    }
+
+    /// Starts it with a fresh certificate and another password.
+    pub async fn renew(&mut self, password: &str) {
+        self.stop();
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
+        let made = made.expect("the name is valid");
+        let (certificate, key) = self.certificate.as_ref().expect("it has a certificate");
+        let files = [
+            (certificate, made.cert.pem()),
+            (key, made.signing_key.serialize_pem()),
+            (&self.folder.join("password"), password.to_owned()),
+        ];
+        for (path, content) in files {
+            fs::write(path, content).expect("the rig's folder can be written");
+        }
+        self.start().await;
     }
 
     /// Ends it.

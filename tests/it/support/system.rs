@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use bundlehook::config::{KafkaSettings, RedisSettings, RedisTls};
+use bundlehook::config::{KafkaSettings, RedisSettings};
 use bundlehook::io::{attempt_log::AttemptLog, clock};
 use bundlehook::model::ids::{WebhookId, WorkspaceId};
 use bundlehook::model::statistics::Tenure;
@@ -33,6 +33,8 @@ pub struct Setup {
     env: Vec<(String, String)>,
     /// Of one role alone.
     role_env: Vec<(&'static str, String, String)>,
+    /// What the rig would set, and is not to.
+    without: Option<&'static str>,
     prefix: Option<String>,
     kafka: Option<Kafka>,
     redis: Option<Redis>,
@@ -48,6 +50,7 @@ pub fn system(hour: u64) -> Setup {
         partitions: 1,
         env: Vec::new(),
         role_env: Vec::new(),
+        without: None,
         prefix: None,
         kafka: None,
         redis: None,
@@ -85,6 +88,12 @@ impl Setup {
         self
     }
 
+    /// Leaves a variable of the rig's out.
+    pub fn without(mut self, name: &'static str) -> Self {
+        self.without = Some(name);
+        self
+    }
+
     /// Runs on a Kafka of its own, to be broken.
     pub fn kafka(mut self, kafka: Kafka) -> Self {
         self.kafka = Some(kafka);
@@ -100,7 +109,16 @@ impl Setup {
     /// Makes the topics, publishes settings, starts the roles, and waits until all partitions are claimed and the
     /// settings count. None where there is no Apache Kafka.
     pub async fn start(self, webhooks: &[Value]) -> Option<System> {
-        let Self { hour, partitions, env: more, role_env, prefix, kafka: own_kafka, redis: own_redis } = self;
+        let Self {
+            hour,
+            partitions,
+            env: more,
+            role_env,
+            without,
+            prefix,
+            kafka: own_kafka,
+            redis: own_redis,
+        } = self;
         let kafka = match own_kafka {
             Some(kafka) => Cluster::Own(Box::new(kafka)),
             None => Cluster::Shared(kafka().await?),
@@ -117,6 +135,7 @@ impl Setup {
             ("BUNDLEHOOK_HOUR", format!("{hour}ms")),
         ];
         let mut env: Vec<_> = own.map(|(name, value)| (name.to_owned(), value)).into();
+        env.retain(|(name, _)| without != Some(name.as_str()));
         env.extend(more);
         let made = process("topics")
             .arg(format!("--partitions={partitions}"))
@@ -362,7 +381,7 @@ impl System {
     /// The logs of webhooks, read as whoever shows them reads them.
     pub async fn attempt_log(&self) -> AttemptLog {
         let servers = self.redis.url().parse().expect("the rig makes URLs");
-        let settings = RedisSettings { servers, timeout: Duration::from_secs(5), tls: RedisTls::default() };
+        let settings = RedisSettings::new(servers, Duration::from_secs(5));
         let redis = bundlehook::io::Redis::connect(&settings).await.expect("the URL can be used");
         let mut kafka = KafkaSettings::embedded(self.kafka.servers().to_owned(), BTreeMap::new());
         kafka.topics.prefix.clone_from(&self.prefix);

@@ -1,0 +1,160 @@
+//! What any release has stored can be read by this one, or is refused by name: recordings of each format, with what they
+//! mean. A recording is never changed; a new version of a format gets recordings of its own.
+
+#![allow(clippy::format_collect, reason = "a recording is short")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
+use std::{fmt::Debug, fs, path::PathBuf};
+
+use bundlehook::{
+    model::health::Health,
+    wire::{
+        attempt, bundle,
+        change::Change,
+        event, health, log_entry,
+        mail_metadata::MailMetadata,
+        metadata::{AggregateMetadata, DeliverMetadata, Metadata},
+        notice, settings,
+        skips::SkipRecord,
+        state,
+        waiting::{self, WaitingDelivery},
+        window_log,
+    },
+};
+use serde_json::Value;
+
+/// What a recorded value means, or why it is refused.
+type Meaning = Result<String, String>;
+
+/// Reads a format that is a text.
+type ReadText = fn(&str) -> Meaning;
+/// Reads one that is bytes.
+type ReadBytes = fn(&[u8]) -> Meaning;
+
+fn meaning<T: Debug, E: ToString>(read: Result<T, E>) -> Meaning {
+    read.map(|read| format!("{read:#?}")).map_err(|error| error.to_string())
+}
+
+fn known<T: Debug>(read: Option<T>) -> Meaning {
+    meaning(read.ok_or("not of a known version"))
+}
+
+/// Each format that is a text of JSON, by the file of its recordings, with its reader and the field of its version.
+/// What upstream writes has none: its fields are only ever added.
+const TEXTS: &[(&str, ReadText, Option<&str>)] = &[
+    ("message-events", |text| meaning(event::decode(Some(text.as_bytes()))), None),
+    ("webhook-settings", |text| meaning(settings::decode(text.as_bytes())), None),
+    ("webhook-states", |text| meaning(state::decode(text.as_bytes())), Some("v")),
+    ("webhook-health", |text| meaning(health::decode(text.as_bytes())), Some("v")),
+    ("message-skips", |text| meaning(SkipRecord::decode(text.as_bytes())), Some("v")),
+    ("bundles-headers", read_headers, Some("bundlehook-version")),
+    ("waiting-deliveries", |text| meaning(WaitingDelivery::decode(text.as_bytes())), Some("v")),
+    ("delivery-attempts", |text| meaning(attempt::decode(text.as_bytes())), Some("v")),
+    ("webhook-changes", |text| known(Change::decode(text.as_bytes())), Some("v")),
+    ("notifications", |text| meaning(notice::decode_notification(text.as_bytes())), Some("v")),
+    ("commit-metadata-aggregate", |text| meaning(AggregateMetadata::decode(text)), Some("v")),
+    ("commit-metadata-deliver", |text| meaning(DeliverMetadata::decode(text)), Some("v")),
+    ("commit-metadata-notify", |text| known(MailMetadata::decode(text)), Some("v")),
+    // In Redis. Its reader looks at the version.
+    ("redis-health", |text| meaning(serde_json::from_str::<Health>(text)), None),
+];
+
+/// Each format that is bytes, in hexadecimal digits. All are in Redis. The first and the last are versioned by the state
+/// of their partition, the log's entries by the name of their key.
+const BYTES: &[(&str, ReadBytes)] = &[
+    ("redis-parked", |bytes| meaning(waiting::decode_parked(bytes))),
+    ("redis-log-entry", |bytes| meaning(log_entry::decode(bytes))),
+    ("redis-window", |bytes| meaning(window_log::decode(bytes))),
+];
+
+fn read_headers(text: &str) -> Meaning {
+    let headers: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
+    meaning(bundle::decode(headers.iter().map(|(name, value)| (&**name, value.as_str().unwrap().as_bytes()))))
+}
+
+fn file(name: &str, ending: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/formats/{name}.{ending}"))
+}
+
+fn recording(name: &str, ending: &str) -> Vec<String> {
+    let path = file(name, ending);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(!text.is_empty(), "{name}");
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn recorded_texts_mean_what_they_meant() {
+    for (name, read, _) in TEXTS {
+        let read: Vec<_> = recording(name, "jsonl").iter().map(|text| read(text).unwrap()).collect();
+        insta::assert_snapshot!(*name, read.join("\n"));
+    }
+}
+
+#[test]
+fn recorded_bytes_mean_what_they_meant() {
+    for (name, read) in BYTES {
+        let bytes = |line: &String| digits_to_bytes(line);
+        let read: Vec<_> = recording(name, "hex").iter().map(|line| read(&bytes(line)).unwrap()).collect();
+        insta::assert_snapshot!(*name, read.join("\n"));
+    }
+}
+
+#[test]
+fn a_later_version_is_refused_by_name_even_if_nothing_else_differs() {
+    for (name, read, field) in TEXTS {
+        let Some(field) = field else { continue };
+        for text in recording(name, "jsonl") {
+            let mut value: Value = serde_json::from_str(&text).unwrap();
+            value[field] = if value[field].is_string() { "2".into() } else { 2.into() };
+            let refused = read(&value.to_string()).expect_err(name);
+            assert!(refused.contains("version") || refused.contains("`v` is `2`"), "{name}: {refused}");
+        }
+    }
+}
+
+fn bytes_to_digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn digits_to_bytes(digits: &str) -> Vec<u8> {
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+/// What has no recording yet gets one.
+#[test]
+fn what_is_written_now_reads_as_its_recording() {
+    let attempt = attempt::decode(recording("delivery-attempts", "jsonl")[0].as_bytes()).unwrap();
+    let entry = log_entry::of_record(&attempt, 3, 1 << 40).unwrap();
+    let waiting = WaitingDelivery::decode(recording("waiting-deliveries", "jsonl")[0].as_bytes()).unwrap();
+    let events = recording("message-events", "jsonl");
+    // The second one is skipped.
+    let window: Vec<u8> = events.iter().take(1).enumerate().flat_map(|(at, text)| frames(at, text)).collect();
+    for (name, written) in [
+        ("redis-parked", waiting::encode_parked(&waiting.parked())),
+        ("redis-log-entry", log_entry::encode(&entry)),
+        ("redis-window", window),
+    ] {
+        let written = bytes_to_digits(&written);
+        if !file(name, "hex").exists() {
+            fs::write(file(name, "hex"), format!("{written}\n")).unwrap();
+        }
+        assert_eq!(recording(name, "hex"), [written], "{name}");
+    }
+}
+
+fn frames(at: usize, text: &str) -> Vec<u8> {
+    use bundlehook::{model::time::Millis, wire::body};
+    let Ok(event::Decoded::Event(event)) = event::decode(Some(text.as_bytes())) else { panic!("{text}") };
+    let object = String::from_utf8(body::message_object(&event.message)).unwrap();
+    let message = window_log::LoggedMessage::new(
+        &event,
+        &object,
+        i64::try_from(at).unwrap(),
+        Millis(1_614_183_930_000),
+    );
+    [window_log::Frame::ChatV1(window_log::ChatDetails::of(&event)), window_log::Frame::MessageV1(message)]
+        .iter()
+        .flat_map(window_log::encode)
+        .collect()
+}
