@@ -216,6 +216,10 @@ impl Metrics {
         for result in ["sent", "repeated"] {
             metrics.mails.with_label_values(&[result]);
         }
+        for by in ["record", "clock"] {
+            metrics.boundaries_closed.with_label_values(&[by]);
+        }
+        metrics.messages_dropped.with_label_values(&["owner"]);
         for operation in ["apply", "claim", "health", "queue", "turn"] {
             metrics.redis_failures.with_label_values(&[operation, "busy"]);
         }
