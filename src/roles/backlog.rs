@@ -17,7 +17,11 @@ use super::process::Process;
 use crate::{
     io::{
         clock,
-        kafka::{admin::Admin, arrivals::Arrivals, onlooker::Span},
+        kafka::{
+            admin::{Admin, AdminError},
+            arrivals::Arrivals,
+            onlooker::Span,
+        },
     },
     model::time::Millis,
     ops::metrics::Metrics,
@@ -108,22 +112,25 @@ async fn ask(process: Process, topic: String, retention: watch::Sender<Option<f6
         return;
     }
     loop {
-        let settings = match Admin::new(&process.kafka) {
-            Ok(admin) => admin.settings(&[&topic]).await,
-            Err(error) => Err(error),
-        };
-        match settings {
-            Ok(settings) => {
-                let value = settings.get(&topic).and_then(|settings| settings.get("retention.ms"));
-                let millis: Option<f64> = value.and_then(|value| value.parse().ok());
-                // Below 0: for ever.
-                let seconds = millis.map(|ms| if ms < 0.0 { f64::INFINITY } else { ms / 1000.0 });
-                retention.send_replace(seconds);
-            }
+        match kept(&process, &topic).await {
+            Ok(seconds) => drop(retention.send_replace(seconds)),
             Err(error) => warn!(topic, %error, "for how long the topic keeps its records is not known"),
         }
         tokio::time::sleep(ASK_INTERVAL).await;
     }
+}
+
+/// For how many seconds a topic keeps its records, if it says.
+async fn kept(process: &Process, topic: &str) -> Result<Option<f64>, AdminError> {
+    let admin = Admin::new(&process.kafka)?;
+    let settings = admin.settings(&[topic]).await;
+    // To drop it waits for its thread.
+    tokio::task::spawn_blocking(move || drop(admin));
+    let settings = settings?;
+    let value = settings.get(topic).and_then(|settings| settings.get("retention.ms"));
+    let millis: Option<f64> = value.and_then(|value| value.parse().ok());
+    // Below 0: for ever.
+    Ok(millis.map(|millis| if millis < 0.0 { f64::INFINITY } else { millis / 1000.0 }))
 }
 
 impl Backlog {

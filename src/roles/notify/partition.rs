@@ -264,25 +264,22 @@ impl Worker<'_> {
         let mut left = LAST_COMMITS;
         loop {
             let metrics = &self.notify.process.metrics;
-            let failed = |cause| metrics.commit_failures.with_label_values(&["notify", cause]).inc();
             let error = match self.feed.commit(offset, encoded.clone()).await {
                 Ok(()) => {
                     metrics.commits.with_label_values(&["notify"]).inc();
                     return Ok(());
                 }
-                Err(error @ CommitError::Fenced(_)) => {
-                    failed("fenced");
-                    return Err(error.to_string());
-                }
-                Err(error @ CommitError::Rebalancing(_)) => {
-                    failed("rebalance");
-                    error
-                }
-                Err(error @ CommitError::Failed(_)) => {
-                    failed("broker");
-                    error
-                }
+                Err(error) => error,
             };
+            let cause = match &error {
+                CommitError::Fenced(_) => "fenced",
+                CommitError::Rebalancing(_) => "rebalance",
+                CommitError::Failed(_) => "broker",
+            };
+            metrics.commit_failures.with_label_values(&["notify", cause]).inc();
+            if matches!(error, CommitError::Fenced(_)) {
+                return Err(error.to_string());
+            }
             if self.stop.is_cancelled() {
                 left -= 1;
             }
