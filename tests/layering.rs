@@ -11,7 +11,7 @@ const RULES: [(&str, &[&str]); 10] = [
     ("config", &["config", "model"]),
     ("io", &["io", "flow", "wire", "model", "config"]),
     ("commands", &["commands", "io", "flow", "wire", "model", "config", "ops"]),
-    ("console", &["console", "commands", "io", "flow", "wire", "model", "config"]),
+    ("console", &["console", "commands", "io", "flow", "wire", "model", "config", "ops"]),
     ("ops", &["ops", "io", "wire", "model", "config"]),
     ("tools", &["tools", "commands", "io", "wire", "model", "config"]),
     ("roles", &["roles", "console", "tools", "commands", "io", "flow", "wire", "model", "config", "ops"]),

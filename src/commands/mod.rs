@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus::HistogramVec;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -131,6 +132,11 @@ impl Commands {
             patience,
             require_sealed,
         })
+    }
+
+    /// From now on operations on Redis are measured, by their names.
+    pub fn measure(&self, durations: HistogramVec) {
+        self.redis.measure(durations);
     }
 
     /// The same with another way with secrets.

@@ -16,6 +16,7 @@ use crate::{
         time::Millis,
         webhook::Owner,
     },
+    ops::metrics::Refusal,
 };
 
 /// The cookie that holds the token of whoever is signed in to the console.
@@ -85,9 +86,12 @@ impl super::Console {
         let authority = self.believed.borrow().clone();
         authority.caller(token).map_err(|problem| {
             let now = Instant::now();
+            let refused = &self.metrics.sign_ins_refused;
             if let Some(seconds) = self.failed.wait(from, now) {
+                refused.of(Refusal::TooMany).inc();
                 return Problem::too_many(seconds);
             }
+            refused.of(Refusal::Token).inc();
             self.failed.failed(from, now);
             Problem::unauthorized(problem)
         })

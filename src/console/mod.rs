@@ -6,6 +6,7 @@ mod client;
 mod identity;
 mod limits;
 mod live;
+mod measured;
 mod page;
 mod problem;
 mod security;
@@ -23,6 +24,7 @@ use crate::{
     config::{KafkaSettings, ServeSettings, SettingsBy},
     io::smtp::outbox::Outbox,
     model::window::WindowRule,
+    ops::metrics::Metrics,
 };
 
 /// What all handlers share.
@@ -33,6 +35,7 @@ pub struct Console {
     proxies: Proxies,
     failed: FailedSignIns,
     live: LiveEvents,
+    metrics: Metrics,
     /// When windows close.
     rule: WindowRule,
     /// E-mails that are shown instead of being sent; in `dev` alone.
@@ -55,6 +58,7 @@ pub struct Uses {
     pub rule: WindowRule,
     /// E-mails that are shown instead of being sent.
     pub mails: Option<Outbox>,
+    pub metrics: Metrics,
 }
 
 type Shared = Arc<Console>;
@@ -72,7 +76,7 @@ impl Console {
         stop: &CancellationToken,
     ) -> anyhow::Result<(Arc<Self>, oneshot::Receiver<()>)> {
         let (live, ended) = LiveEvents::start(&uses.commands, kafka, embedded, stop)?;
-        let Uses { commands, changes, believed, rule, mails } = uses;
+        let Uses { commands, changes, believed, rule, mails, metrics } = uses;
         let console = Self {
             commands,
             changes,
@@ -80,6 +84,7 @@ impl Console {
             proxies: Proxies::new(settings),
             failed: FailedSignIns::default(),
             live,
+            metrics,
             rule,
             mails,
             editable: settings.settings_by == SettingsBy::Console,
@@ -92,6 +97,7 @@ impl Console {
 
     fn router(self: &Arc<Self>) -> Router {
         let headers = security::Headers::new(&self.frame_ancestors);
+        let metrics = self.metrics.clone();
         Router::new()
             .merge(page::router())
             .nest("/api/v1", api::router())
@@ -100,6 +106,10 @@ impl Console {
             .layer(axum::middleware::from_fn(move |request, next| {
                 let headers = headers.clone();
                 async move { security::add(&headers, request, next).await }
+            }))
+            .layer(axum::middleware::from_fn(move |request, next| {
+                let metrics = metrics.clone();
+                async move { measured::measure(&metrics, request, next).await }
             }))
             .with_state(self.clone())
     }

@@ -32,6 +32,9 @@ pub enum Granularity {
 }
 
 impl Granularity {
+    /// Every granularity.
+    pub const ALL: [Self; 5] = [Self::None, Self::OneHour, Self::SixHours, Self::TwelveHours, Self::Day];
+
     /// The granularities that have windows, in the order of positions.
     pub const WINDOWED: [Self; 4] = [Self::OneHour, Self::SixHours, Self::TwelveHours, Self::Day];
 
@@ -74,8 +77,8 @@ pub struct GranularityError(String);
 impl FromStr for Granularity {
     type Err = GranularityError;
     fn from_str(text: &str) -> Result<Self, GranularityError> {
-        std::iter::once(Self::None)
-            .chain(Self::WINDOWED)
+        Self::ALL
+            .into_iter()
             .find(|granularity| granularity.as_str() == text)
             .ok_or_else(|| GranularityError(text.to_owned()))
     }

@@ -1,9 +1,19 @@
 //! Every metric, in one place. The doc comment of a field is its help text. No label ever carries a workspace, a
 //! chat, a webhook or a URL: labels are bounded.
 
+mod kinds;
+mod labels;
+
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder,
+};
+
+use self::kinds::{Each, Make};
+pub use self::labels::{CircuitState, Refusal, Runtime};
+use crate::{
+    model::{delivery::Outcome, event::Skip, health::NoticeKind, parked::Reason, window::Granularity},
+    wire::{self, PoisonReason},
 };
 
 /// Bounds of durations from a fast local answer to a request's deadline, in seconds.
@@ -13,39 +23,8 @@ const LONG_SECONDS: &[f64] =
     &[0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0];
 /// Bounds of counts of messages.
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
-
-/// Makes one kind of metric from its name, help and labels or bounds.
-trait Make: Sized {
-    type Shape;
-    fn make(name: &str, help: &str, shape: Self::Shape) -> prometheus::Result<Self>;
-}
-
-macro_rules! make {
-    ($kind:ty, $shape:ty, |$opts:ident, $given:ident| $new:expr) => {
-        // The formatter puts braces around what the macro takes.
-        #[allow(unused_braces)]
-        impl Make for $kind {
-            type Shape = $shape;
-            fn make(name: &str, help: &str, $given: $shape) -> prometheus::Result<Self> {
-                let $opts = Opts::new(name, help);
-                $new
-            }
-        }
-    };
-}
-
-make!(IntCounter, (), |opts, _shape| IntCounter::with_opts(opts));
-make!(IntGauge, (), |opts, _shape| IntGauge::with_opts(opts));
-make!(Gauge, (), |opts, _shape| Gauge::with_opts(opts));
-make!(IntCounterVec, &'static [&'static str], |opts, labels| { IntCounterVec::new(opts, labels) });
-make!(IntGaugeVec, &'static [&'static str], |opts, labels| { IntGaugeVec::new(opts, labels) });
-make!(Histogram, &'static [f64], |opts, bounds| {
-    Histogram::with_opts(HistogramOpts::from(opts).buckets(bounds.to_vec()))
-});
-make!(HistogramVec, (&'static [&'static str], &'static [f64]), |opts, shape| HistogramVec::new(
-    HistogramOpts::from(opts).buckets(shape.1.to_vec()),
-    shape.0
-));
+/// Bounds of sizes, in bytes.
+const BYTES: &[f64] = &[256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0];
 
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $field:ident: $kind:ty = $name:literal $shape:expr;)+) => {
@@ -66,7 +45,7 @@ macro_rules! metrics {
                 $(
                     let help = concat!($($help),+).trim().trim_end_matches('.');
                     let $field = <$kind as Make>::make(concat!("bundlehook_", $name), help, $shape)?;
-                    registry.register(Box::new($field.clone()))?;
+                    registry.register($field.collector())?;
                 )+
                 Ok(Self { registry, $($field,)+ })
             }
@@ -85,13 +64,17 @@ metrics! {
     /// Message events that count for at least one webhook.
     events_accepted: IntCounter = "events_accepted_total" ();
     /// Message events that do not count, by reason.
-    events_skipped: IntCounterVec = "events_skipped_total" &["reason"];
+    events_skipped: Each<Skip, IntCounterVec> = "events_skipped_total" &["reason"];
     /// Records that can't be processed, by reason.
-    dead_letters: IntCounterVec = "dead_letters_total" &["reason"];
+    dead_letters: Each<PoisonReason, IntCounterVec> = "dead_letters_total" &["reason"];
     /// Time from a message's arrival in Kafka to its place in a window or in the topic of bundles.
     apply_delay: Histogram = "apply_delay_seconds" LONG_SECONDS;
-    /// Records that are in Kafka but not applied yet, over the partitions of this process.
-    lag_records: IntGaugeVec = "lag_records" &["role", "partition"];
+    /// Records that are in Kafka but not done with yet, over the partitions of this process.
+    lag_records: GaugeVec = "lag_records" &["role", "partition"];
+    /// Age of the oldest record that is in Kafka but not taken in yet, over the partitions of this process.
+    lag_seconds: GaugeVec = "lag_seconds" &["role", "partition"];
+    /// Time until Kafka may delete the oldest record that would be read again after a restart.
+    retention_left: GaugeVec = "retention_left_seconds" &["role", "partition"];
     /// Records that are still to be read again until what Redis lost is rebuilt.
     rebuild_remaining: IntGaugeVec = "rebuild_remaining_records" &["role", "partition"];
     /// Records read again to rebuild what Redis lost.
@@ -112,7 +95,11 @@ metrics! {
     records_lost: IntCounterVec = "records_lost_total" &["role"];
 
     /// Windows closed, by granularity.
-    windows_closed: IntCounterVec = "windows_closed_total" &["granularity"];
+    windows_closed: Each<Granularity, IntCounterVec> = "windows_closed_total" &["granularity"];
+    /// Windows that are open or closing, over the partitions of this process.
+    windows_open: IntGaugeVec = "windows_open" &["partition"];
+    /// Unix time from which the oldest window that is open or closing can close, in seconds. There is none without a window.
+    window_due: GaugeVec = "oldest_window_due_timestamp_seconds" &["partition"];
     /// Boundaries at which windows of this process are open or closing.
     boundaries_open: IntGaugeVec = "boundaries_open" &["partition"];
     /// Hour boundaries closed, by what decided it: a record or the clock.
@@ -122,9 +109,11 @@ metrics! {
     /// Parts sealed, as their window outgrew the limits.
     parts_sealed: IntCounter = "parts_sealed_total" ();
     /// Bundles published, by granularity.
-    bundles_published: IntCounterVec = "bundles_published_total" &["granularity"];
+    bundles_published: Each<Granularity, IntCounterVec> = "bundles_published_total" &["granularity"];
     /// Messages in a published bundle.
     bundle_messages: Histogram = "bundle_messages" COUNTS;
+    /// Size of the body of a published bundle.
+    bundle_size: Histogram = "bundle_size_bytes" BYTES;
     /// Messages that were dropped for a webhook, by cause.
     messages_dropped: IntCounterVec = "messages_dropped_total" &["cause"];
 
@@ -148,27 +137,43 @@ metrics! {
     /// Bundles that are parked: they wait in the queue of their partition, with nothing in memory.
     deliveries_parked: IntGaugeVec = "deliveries_parked" &["partition"];
     /// Bundles parked, by reason; one that fails again is counted again.
-    parked: IntCounterVec = "parked_total" &["reason"];
+    parked: Each<Reason, IntCounterVec> = "parked_total" &["reason"];
     /// Parked bundles that an attempt has settled.
     drained: IntCounter = "drained_total" ();
     /// Requests in flight.
     requests_in_flight: IntGauge = "requests_in_flight" ();
     /// Attempts to deliver, by outcome.
-    delivery_attempts: IntCounterVec = "delivery_attempts_total" &["outcome"];
+    delivery_attempts: Each<Outcome, IntCounterVec> = "delivery_attempts_total" &["outcome"];
     /// Attempts that could not be sent for a reason of this deployment, such as resolvers that do not answer, by outcome.
     attempts_unsent: IntCounterVec = "attempts_unsent_total" &["outcome"];
     /// Duration of attempts to deliver, by outcome.
-    attempt_duration: HistogramVec = "delivery_attempt_duration_seconds" (&["outcome"], SECONDS);
-    /// Time from the arrival of a bundle's last message in Kafka to the success of its delivery.
-    delivery_latency: Histogram = "delivery_latency_seconds" LONG_SECONDS;
+    attempt_duration: Each<Outcome, HistogramVec> = "delivery_attempt_duration_seconds" (&["outcome"], SECONDS);
+    /// Time from the arrival of a bundle's last message in Kafka to the success of its delivery, by granularity.
+    delivery_latency: Each<Granularity, HistogramVec> = "delivery_latency_seconds" (&["granularity"], LONG_SECONDS);
     /// Circuits of webhooks that changed, by the new state.
-    circuit_changes: IntCounterVec = "circuit_changes_total" &["state"];
+    circuit_changes: Each<CircuitState, IntCounterVec> = "circuit_changes_total" &["state"];
+    /// Webhooks by the state of their circuit, as the last outcome on record left it.
+    circuits: Each<CircuitState, IntGaugeVec> = "circuits" &["state"];
     /// Notices published, by kind.
     notices: IntCounterVec = "notices_total" &["kind"];
+    /// Requests for e-mails read from Kafka.
+    notifications_read: IntCounter = "notifications_read_total" ();
     /// E-mails, by what became of them: sent, or repeated and so not sent again. Others are dead letters.
     mails: IntCounterVec = "mails_total" &["result"];
     /// Failures to send an e-mail that is tried again.
     mail_failures: IntCounter = "mail_failures_total" ();
+
+    /// Requests to the console and the API that were answered, by route, method and status.
+    http_requests: IntCounterVec = "http_requests_total" &["route", "method", "status"];
+    /// Time until the answer to a request to the console or the API begins, by route.
+    http_duration: HistogramVec = "http_request_duration_seconds" (&["route"], SECONDS);
+    /// Streams of events that are open.
+    event_streams: IntGauge = "event_streams_open" ();
+    /// Tokens that the console and the API refused, by cause.
+    sign_ins_refused: Each<Refusal, IntCounterVec> = "sign_ins_refused_total" &["cause"];
+
+    /// How late a task runs that is due, by its threads.
+    runtime_delay: Each<Runtime, HistogramVec> = "runtime_delay_seconds" (&["runtime"], SECONDS);
 }
 
 impl Metrics {
@@ -187,38 +192,34 @@ impl Metrics {
     /// # Errors
     /// As [`Metrics::new`].
     pub fn start() -> prometheus::Result<Self> {
-        use crate::{
-            model::{delivery::Outcome, event::Skip, parked::Reason},
-            wire::PoisonReason,
-        };
         let metrics = Self::new()?;
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics.start_time.set(crate::io::clock::now().0 as f64 / 1000.0);
-        for skip in Skip::ALL {
-            metrics.events_skipped.with_label_values(&[skip.as_str()]);
-        }
-        for reason in PoisonReason::ALL {
-            metrics.dead_letters.with_label_values(&[reason.as_str()]);
-        }
-        for outcome in Outcome::ALL {
-            metrics.delivery_attempts.with_label_values(&[outcome.as_str()]);
-        }
         for outcome in [Outcome::Dns, Outcome::Connect] {
             metrics.attempts_unsent.with_label_values(&[outcome.as_str()]);
         }
-        for reason in Reason::ALL {
-            metrics.parked.with_label_values(&[reason.as_str()]);
-        }
         for role in ["aggregate", "deliver"] {
-            metrics.records_lost.with_label_values(&[role]);
             metrics.rebuild_records.with_label_values(&[role]);
+        }
+        for role in ["aggregate", "deliver", "notify"] {
+            metrics.records_lost.with_label_values(&[role]);
+            for state in ["kept", "new", "rebuilt"] {
+                metrics.claims.with_label_values(&[role, state]);
+            }
             for cause in ["broker", "fenced", "rebalance"] {
                 metrics.commit_failures.with_label_values(&[role, cause]);
             }
         }
+        for kind in [NoticeKind::Warning, NoticeKind::Disabled] {
+            metrics.notices.with_label_values(&[wire::notice::kind(kind)]);
+        }
         for result in ["sent", "repeated"] {
             metrics.mails.with_label_values(&[result]);
         }
+        for by in ["record", "clock"] {
+            metrics.boundaries_closed.with_label_values(&[by]);
+        }
+        metrics.messages_dropped.with_label_values(&["owner"]);
         for operation in ["apply", "claim", "health", "queue", "turn"] {
             metrics.redis_failures.with_label_values(&[operation, "busy"]);
         }

@@ -5,4 +5,5 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod probes;
+pub mod runtime_delay;
 pub mod shutdown;

@@ -1,6 +1,7 @@
 //! Composition: each role connects the steps of `flow` to Kafka, Redis and HTTP.
 
 pub mod aggregate;
+mod backlog;
 mod checks;
 pub mod deliver;
 pub mod dev;
@@ -24,6 +25,7 @@ use crate::{
         WindowSettings,
     },
     io::{kafka::intake::Intake, smtp::outbox::Outbox},
+    ops::{metrics::Runtime, runtime_delay},
 };
 
 /// How long the last acknowledgements may take when the process stops.
@@ -162,6 +164,9 @@ impl Roles {
             () = stop.cancelled() => return Ok(()),
         };
         let requests = RequestRuntime::start()?;
+        let delays = &process.metrics.runtime_delay;
+        tokio::spawn(runtime_delay::measure(delays.of(Runtime::Main).clone()));
+        requests.handle().spawn(runtime_delay::measure(delays.of(Runtime::Requests).clone()));
         let (mut intakes, outbox) = (Vec::new(), Outbox::default());
         if let Some(windows) = self.aggregate {
             let intake = tokio::select! {

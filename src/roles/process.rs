@@ -72,6 +72,7 @@ impl Process {
         })?;
         tracing::info!(addr = %bound, "serving /metrics, /livez and /readyz");
         let redis = Redis::connect(redis).await?;
+        redis.measure(metrics.redis_duration.clone());
         connected.store(true, Ordering::Relaxed);
         let failure = Arc::new(watch::Sender::new(None));
         let process = Self { kafka, topics, redis, publisher, tail, metrics, probes, embedded, failure };
@@ -122,7 +123,7 @@ impl Process {
             headers: &headers,
         };
         self.publisher.publish_and_wait(&letter).await.map_err(|error| error.to_string())?;
-        self.metrics.dead_letters.with_label_values(&[poison.reason.as_str()]).inc();
+        self.metrics.dead_letters.of(poison.reason).inc();
         Ok(())
     }
 

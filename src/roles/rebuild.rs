@@ -6,7 +6,7 @@ use prometheus::{IntCounter, IntGauge};
 use tracing::info;
 
 use super::process::Process;
-use crate::model::progress::Stretch;
+use crate::{io::clock, model::progress::Stretch};
 
 /// How often it is logged.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -21,6 +21,7 @@ pub(super) struct Rebuild {
     reported: Instant,
     remaining: IntGauge,
     done: IntCounter,
+    progress: IntGauge,
 }
 
 impl Rebuild {
@@ -30,9 +31,20 @@ impl Rebuild {
         remaining.set((to - from).max(0));
         let stretch = Stretch::new(from, to)?;
         let done = process.metrics.rebuild_records.with_label_values(&[role]);
+        let progress = process.metrics.last_progress.with_label_values(&[role, &partition.to_string()]);
         let began = Instant::now();
         info!(role, partition, left = to - from, "rebuilding from the log what redis lost");
-        Some(Self { role, partition, stretch, position: from, began, reported: began, remaining, done })
+        Some(Self {
+            role,
+            partition,
+            stretch,
+            position: from,
+            began,
+            reported: began,
+            remaining,
+            done,
+            progress,
+        })
     }
 
     /// Everything below a position has been read again. True if that is all.
@@ -43,6 +55,7 @@ impl Rebuild {
         self.position = position.max(self.position);
         self.done.inc_by((now.done - before.done).max(0) as u64);
         self.remaining.set(now.left);
+        self.progress.set(clock::now().0 / 1000);
         let (role, partition) = (self.role, self.partition);
         let rate = now.rate.map(f64::round);
         if now.left == 0 {

@@ -116,7 +116,9 @@ pub(super) async fn start(
     process.probes.require(move || ready.ready());
     // Elsewhere e-mails are sent, by whichever process.
     let mails = process.embedded.then_some(outbox);
-    let uses = Uses { commands: commands.clone(), changes, believed, rule, mails };
+    let metrics = process.metrics.clone();
+    commands.measure(metrics.redis_duration.clone());
+    let uses = Uses { commands: commands.clone(), changes, believed, rule, mails, metrics };
     let (console, live) = Console::start(uses, &settings, &process.kafka, process.embedded, end)?;
     let bound = console.serve(settings.console_addr, stop.clone()).await;
     let (bound, serving) = bound.with_context(|| {

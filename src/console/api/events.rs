@@ -18,6 +18,7 @@ use crate::{
         Believed, Shared,
         identity::{Caller, unknown},
         live::{LiveEvent, What},
+        measured::Open,
         problem::Problem,
     },
     model::ids::WebhookId,
@@ -56,6 +57,7 @@ pub async fn events(
         happened: console.live.subscribe(),
         believed,
         was_theirs: only.is_some(),
+        _open: Open::new(&console.metrics.event_streams),
         console,
         caller,
         only,
@@ -73,6 +75,7 @@ struct Following {
     only: Option<WebhookId>,
     /// The one webhook that is meant was theirs when something last happened to it.
     was_theirs: bool,
+    _open: Open,
 }
 
 impl Following {

@@ -80,6 +80,14 @@ impl HealthLog {
         self.following.fresh_since(moment).await
     }
 
+    /// The webhooks that had failures after their last recorded outcome, as far as it has been read.
+    #[must_use]
+    pub fn failing(&self) -> Vec<(WebhookId, Health)> {
+        let healths = self.healths.read().unwrap_or_else(PoisonError::into_inner);
+        let failing = healths.iter().filter(|(_, health)| !health.is_clean());
+        failing.map(|(webhook, health)| (webhook.clone(), health.clone())).collect()
+    }
+
     /// The health of a webhook after its last recorded outcome, as far as it has been read.
     #[must_use]
     pub fn known(&self, webhook: &WebhookId) -> Option<Health> {

@@ -1,6 +1,7 @@
 //! Kafka: clients, the intake of a consumer group, the publisher, the tail of the settings' topics.
 
 pub mod admin;
+pub mod arrivals;
 pub mod client;
 pub mod cursor;
 pub mod edits;

@@ -1,10 +1,11 @@
 //! The connection to Redis, and what its errors mean for the caller.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
+use prometheus::{HistogramTimer, HistogramVec};
 use redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, Script, ScriptInvocation,
     ServerErrorKind, Value,
@@ -94,6 +95,8 @@ impl From<RedisError> for StoreError {
 pub struct Redis {
     servers: Servers,
     trouble: Arc<Mutex<Trouble>>,
+    /// Takes in how long operations last, by name.
+    durations: Arc<OnceLock<HistogramVec>>,
 }
 
 /// What was told of Redis last: it may concern each of many calls.
@@ -158,7 +161,9 @@ impl Redis {
     ) -> Result<Self, RedisError> {
         loop {
             match Servers::connect(settings).await {
-                Ok(servers) => return Ok(Self { servers, trouble: Arc::default() }),
+                Ok(servers) => {
+                    return Ok(Self { servers, trouble: Arc::default(), durations: Arc::default() });
+                }
                 Err(error) if error.kind() == ErrorKind::InvalidClientConfig => return Err(error),
                 Err(error) => failed(&error),
             }
@@ -166,25 +171,39 @@ impl Redis {
         }
     }
 
-    /// Runs a script, loading it first where the server does not know it.
+    /// From now on every operation is measured, by its name; also those of clones.
+    pub fn measure(&self, durations: HistogramVec) {
+        // Whoever was first takes them in.
+        let _ = self.durations.set(durations);
+    }
+
+    /// Runs a script, loading it first where the server does not know it. `operation` names it in metrics.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn invoke<T: FromRedisValue>(
         &self,
+        operation: &str,
         invocation: &ScriptInvocation<'_>,
     ) -> Result<T, StoreError> {
+        let _timer = self.timer(operation);
         let mut connection = self.connection().await?;
         let answer = invocation.invoke_async(&mut connection).await;
         self.judge(&connection, answer)
     }
 
     /// Runs a call of a script that is written out (`EVALSHA`), loading the script first where the server does not know
-    /// it.
+    /// it. `operation` names it in metrics.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn evaluate<T: FromRedisValue>(&self, script: &Script, call: &Cmd) -> Result<T, StoreError> {
+    pub async fn evaluate<T: FromRedisValue>(
+        &self,
+        operation: &str,
+        script: &Script,
+        call: &Cmd,
+    ) -> Result<T, StoreError> {
+        let _timer = self.timer(operation);
         let mut connection = self.connection().await?;
         let mut answer = call.query_async(&mut connection).await;
         if matches!(&answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
@@ -196,24 +215,35 @@ impl Redis {
         self.judge(&connection, answer)
     }
 
-    /// Runs a pipeline, whose keys are in one slot.
+    /// Runs a pipeline, whose keys are in one slot. `operation` names it in metrics.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
+    pub async fn pipeline<T: FromRedisValue>(
+        &self,
+        operation: &str,
+        pipeline: &Pipeline,
+    ) -> Result<T, StoreError> {
+        let _timer = self.timer(operation);
         let mut connection = self.connection().await?;
         let answer = pipeline.query_async(&mut connection).await;
         self.judge(&connection, answer)
     }
 
-    /// Runs a command.
+    /// Runs a command. `operation` names it in metrics.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+    pub async fn command<T: FromRedisValue>(&self, operation: &str, command: &Cmd) -> Result<T, StoreError> {
+        let _timer = self.timer(operation);
         let mut connection = self.connection().await?;
         let answer = command.query_async(&mut connection).await;
         self.judge(&connection, answer)
+    }
+
+    /// Measures from now until it is dropped.
+    fn timer(&self, operation: &str) -> Option<HistogramTimer> {
+        Some(self.durations.get()?.with_label_values(&[operation]).start_timer())
     }
 
     async fn connection(&self) -> Result<Connection, StoreError> {

@@ -63,7 +63,7 @@ impl EditStore {
             }
             let mut call = self.swap.key(&key);
             call.arg(&seen).arg(&wanted);
-            let current: Vec<String> = self.redis.invoke(&call).await?;
+            let current: Vec<String> = self.redis.invoke("edits.claim", &call).await?;
             match current.into_iter().next() {
                 None => return Ok(None),
                 Some(current) => seen = current,

@@ -33,16 +33,16 @@ pub struct ServerFacts {
 /// # Errors
 /// [`StoreError`]
 pub async fn facts(redis: &Redis) -> Result<ServerFacts, StoreError> {
-    let info: InfoDict = redis.command(&redis::cmd("INFO")).await?;
+    let info: InfoDict = redis.command("server.info", &redis::cmd("INFO")).await?;
     let text = |name: &str| info.get::<String>(name).unwrap_or_default();
     let number = |name: &str| text(name).parse().unwrap_or_default();
     // Where somebody else runs the server, it may not tell its configuration.
     let mut saves = redis::cmd("CONFIG");
     saves.arg("GET").arg("save");
-    let saves: Result<Vec<String>, StoreError> = redis.command(&saves).await;
+    let saves: Result<Vec<String>, StoreError> = redis.command("server.config", &saves).await;
     let failed = |name: &str| info.get::<String>(name).is_some_and(|status| status != "ok");
     // Last, so that it is not old when it is compared.
-    let (seconds, micros): (i64, i64) = redis.command(&redis::cmd("TIME")).await?;
+    let (seconds, micros): (i64, i64) = redis.command("server.time", &redis::cmd("TIME")).await?;
     Ok(ServerFacts {
         version: text("redis_version"),
         role: text("role"),

@@ -60,7 +60,7 @@ impl HealthStore {
     pub async fn read(&self, webhook: &WebhookId) -> Result<Option<Health>, StoreError> {
         let mut command = redis::cmd("GET");
         command.arg(self.key(webhook));
-        let stored: Option<String> = self.redis.command(&command).await?;
+        let stored: Option<String> = self.redis.command("health.read", &command).await?;
         stored.as_deref().map(decode).transpose()
     }
 
@@ -115,7 +115,7 @@ impl HealthStore {
             call.arg(expected).arg(new);
             call
         };
-        let current: Vec<String> = self.redis.invoke(&call).await?;
+        let current: Vec<String> = self.redis.invoke("health.swap", &call).await?;
         Ok(current.into_iter().next())
     }
 }

@@ -45,7 +45,7 @@ impl Turns {
             call.arg(spacing).arg(FURTHEST.as_micros() as u64);
             call
         };
-        let (taken, wait): (bool, u64) = self.redis.invoke(&call).await?;
+        let (taken, wait): (bool, u64) = self.redis.invoke("turns.take", &call).await?;
         let wait = Duration::from_micros(wait);
         Ok(if taken { Turn::Taken(wait) } else { Turn::Later(wait) })
     }

@@ -14,7 +14,7 @@ use crate::{
     },
     model::{bundle::Source, window::WindowRules},
     ops::failpoint,
-    roles::process::Process,
+    roles::{backlog::Backlog, process::Process},
     wire::metadata::{AggregateMetadata, Metadata},
 };
 
@@ -32,6 +32,7 @@ pub(super) async fn claim<'a>(
     role: &'a Aggregate,
     feed: &mut PartitionFeed,
     remembered: Option<i64>,
+    backlog: &'a Backlog,
 ) -> Result<Partition<'a>, Trouble> {
     let partition = feed.partition;
     let token = Uuid::new_v4();
@@ -85,7 +86,7 @@ pub(super) async fn claim<'a>(
         "partition claimed"
     );
     let source = Source { topic_id: metadata.topic.clone(), partition };
-    let state = Partition::new(role, store, source, metadata, applied, start).await?;
+    let state = Partition::new(role, store, source, metadata, (applied, safe, start), backlog).await?;
     feed.start_at(start).await.map_err(|error| Trouble::Again(error.to_string()))?;
     Ok(state)
 }

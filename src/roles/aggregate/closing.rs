@@ -1,8 +1,6 @@
 //! Closing: sealed parts and closed windows are read, published, and forgotten once that is committed. Bounded work,
 //! in the order of positions, between which fresh records are applied.
 
-use std::time::Instant;
-
 use tracing::error;
 
 use super::{Trouble, partition::Partition, progress::ClosedPage};
@@ -29,7 +27,7 @@ impl Partition<'_> {
             let due = Millis(page.boundary.0 + rule.grace_ms);
             metrics.close_lateness.observe(clock::now().since(due).as_secs_f64());
             for window in &page.windows {
-                metrics.windows_closed.with_label_values(&[window.window.granularity.as_str()]).inc();
+                metrics.windows_closed.of(window.window.granularity).inc();
             }
         }
     }
@@ -85,7 +83,6 @@ impl Partition<'_> {
         if parts_first || self.progress.closings.len() >= PAGES_IN_FLIGHT {
             return Ok(false);
         }
-        let started = Instant::now();
         let page = self.store.due(boundary, self.rank, PAGE).await?;
         if page.is_empty() {
             let done = self.progress.closings.is_empty() && self.progress.windows_done.is_empty();
@@ -96,8 +93,6 @@ impl Partition<'_> {
         }
         self.rank += page.len();
         self.close_page(boundary, page).await?;
-        let metrics = &self.role.process.metrics;
-        metrics.redis_duration.with_label_values(&["close"]).observe(started.elapsed().as_secs_f64());
         Ok(true)
     }
 

@@ -6,6 +6,7 @@ mod closing;
 mod partition;
 mod progress;
 mod skips;
+mod standing;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::claim::claim;
-use super::{checks, process::Process};
+use super::{backlog::Backlogs, checks, process::Process};
 use crate::{
     config::{StartFrom, WindowSettings},
     io::{
@@ -44,6 +45,7 @@ struct Aggregate {
     from: Option<StartFrom>,
     /// Kafka's id of `message-events`.
     topic_id: String,
+    backlogs: Backlogs,
 }
 
 /// Starts the role. It runs until the intake is stopped.
@@ -70,7 +72,8 @@ pub async fn start(
         drain: DRAIN,
         embedded: process.embedded,
     };
-    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, from, topic_id });
+    let backlogs = Backlogs::start(process, "aggregate", &process.topics.message_events)?;
+    let aggregate = Arc::new(Aggregate { process: process.clone(), windows, from, topic_id, backlogs });
     tokio::spawn(keep_unusable_settings(process.clone(), unusable));
     let spawn = Box::new(move |feed| {
         let aggregate = aggregate.clone();
@@ -117,7 +120,7 @@ async fn keep_unusable_settings(
             value: Some(&record.value),
             headers: &headers,
         };
-        process.metrics.dead_letters.with_label_values(&[record.poison.reason.as_str()]).inc();
+        process.metrics.dead_letters.of(record.poison.reason).inc();
         if let Err(error) = process.publisher.publish(&letter, &AckGroup::default()).await {
             process.fail(format!("a dead letter could not be published: {error}"));
         }
@@ -132,10 +135,11 @@ impl Aggregate {
         let partition = feed.partition;
         let owned = self.process.metrics.partitions_owned.with_label_values(&["aggregate"]);
         owned.inc();
+        let backlog = self.backlogs.watch(partition);
         // What this process has seen applied: a state below that went backwards.
         let mut remembered = None;
         while !stop.is_cancelled() {
-            let claimed = claim(self, &mut feed, remembered).await;
+            let claimed = claim(self, &mut feed, remembered, &backlog).await;
             let problem = match claimed {
                 Ok(mut state) => {
                     let ended = state.run(&mut feed, &stop).await;

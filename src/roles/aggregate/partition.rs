@@ -16,6 +16,7 @@ use super::{
     ahead::Ahead,
     progress::{Progress, safe_offset},
     skips::Skips,
+    standing::Standing,
 };
 use crate::{
     flow::event_to_window::{Plan, Planner, SourceRecord},
@@ -29,11 +30,15 @@ use crate::{
     },
     model::{
         bundle::{BundleRecord, Source},
+        event::Skip,
         time::Millis,
         window::WindowRule,
     },
     ops::failpoint,
-    roles::rebuild::Rebuild,
+    roles::{
+        backlog::{Backlog, Stand},
+        rebuild::Rebuild,
+    },
     wire::{
         bundle, dead_letter_headers,
         metadata::{AggregateMetadata, Metadata},
@@ -50,8 +55,6 @@ const PENDING_BOUNDARIES: usize = 2;
 const PENDING_BATCHES: usize = 64;
 /// How often the last commit is tried while the group is rebalancing.
 const LAST_COMMITS: usize = 10;
-/// How often the lag is asked for.
-const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before a call that Redis could not serve is made again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Age at which what is known of the brokers' clock is asked for again.
@@ -89,9 +92,12 @@ pub(super) struct Partition<'a> {
     pub(super) last_closed: Option<Millis>,
     /// There was nothing more to read, and nothing has come since.
     at_end: bool,
+    /// The offset that was committed by the claim.
+    claimed: i64,
     committed: (i64, String),
     next_commit: Instant,
-    next_lag: Instant,
+    backlog: &'a Backlog,
+    standing: Standing,
     /// End offset when the clock was last looked at.
     seen_end: Option<i64>,
     /// The host's clock differs from the brokers', as it was seen last.
@@ -104,9 +110,10 @@ impl<'a> Partition<'a> {
         store: WindowStore,
         source: Source,
         metadata: AggregateMetadata,
-        applied: i64,
-        start: i64,
+        (applied, claimed, start): (i64, i64, i64),
+        backlog: &'a Backlog,
     ) -> Result<Self, Trouble> {
+        let standing = Standing::new(&role.process.metrics, source.partition);
         let skips = Skips::new(&role.process, &source, metadata.skips.unwrap_or(start));
         let open = store.open_boundaries().await?;
         let (source_partition, none_done) = (source.partition, metadata.none);
@@ -130,9 +137,11 @@ impl<'a> Partition<'a> {
             position: start,
             last_closed,
             at_end: false,
+            claimed,
             committed: (0, String::new()),
             next_commit: Instant::now(),
-            next_lag: Instant::now(),
+            backlog,
+            standing,
             seen_end: None,
             clocks_differ: false,
         })
@@ -185,7 +194,7 @@ impl<'a> Partition<'a> {
                 () = wake.notified() => {}
                 _ = tick.tick() => self.close_by_clock(feed, stop).await?,
             }
-            self.report(feed).await;
+            self.report().await;
         }
         self.drain(feed).await
     }
@@ -213,22 +222,11 @@ impl<'a> Partition<'a> {
 
     /// Tells how the partition stands. The lag is what is in the log but not applied: the committed offset trails by
     /// design.
-    async fn report(&mut self, feed: &PartitionFeed) {
-        let label = self.source.partition.to_string();
-        let metrics = &self.role.process.metrics;
-        metrics.boundaries_open.with_label_values(&[&label]).set(self.open.len() as i64);
-        metrics.last_progress.with_label_values(&["aggregate", &label]).set(clock::now().0 / 1000);
-        if Instant::now() < self.next_lag {
-            return;
-        }
-        self.next_lag = Instant::now() + LAG_INTERVAL;
-        match feed.watermarks(&self.role.process.topics.message_events).await {
-            Ok((_, end)) => {
-                let lag = metrics.lag_records.with_label_values(&["aggregate", &label]);
-                lag.set((end - self.applied).max(0));
-            }
-            Err(error) => debug!(partition = self.source.partition, %error, "the lag is not known"),
-        }
+    async fn report(&mut self) {
+        let (done, next, committed) = (self.applied, self.applied, self.committed.0.max(self.claimed));
+        self.backlog.stands(Stand { done, next, committed });
+        let due = |boundary: Millis| Millis(boundary.0 + self.metadata.rules.at(boundary).grace_ms);
+        self.standing.tell(&self.store, &self.open, due).await;
     }
 
     /// Takes in a batch, cut where a boundary closes.
@@ -286,7 +284,6 @@ impl<'a> Partition<'a> {
         }
         let plan = self.plan(segment);
         let rule = *self.metadata.rules.at(segment[segment.len() - 1].arrived);
-        let started = Instant::now();
         // A call without an answer may have been carried out, or may yet be, and so may have sealed parts.
         let mut unanswered = false;
         let applied = loop {
@@ -303,8 +300,6 @@ impl<'a> Partition<'a> {
             }
         };
         failpoint::reach("aggregate.applied");
-        let metrics = &self.role.process.metrics;
-        metrics.redis_duration.with_label_values(&["apply"]).observe(started.elapsed().as_secs_f64());
         self.publish(&plan, &applied, segment, next).await?;
         failpoint::reach("aggregate.produced");
         self.count(&plan, &applied, segment);
@@ -434,8 +429,9 @@ impl<'a> Partition<'a> {
             headers: &headers,
         };
         process.publisher.publish(&outgoing, acks).await?;
-        process.metrics.bundles_published.with_label_values(&[record.head.granularity.as_str()]).inc();
+        process.metrics.bundles_published.of(record.head.granularity).inc();
         process.metrics.bundle_messages.observe(f64::from(record.head.messages));
+        process.metrics.bundle_size.observe(record.body.len() as f64);
         Ok(())
     }
 
@@ -445,13 +441,13 @@ impl<'a> Partition<'a> {
         metrics.events_accepted.inc_by(plan.accepted);
         metrics.parts_sealed.inc_by(applied.sealed);
         for (skip, count) in &plan.skips {
-            metrics.events_skipped.with_label_values(&[skip.as_str()]).inc_by(*count);
+            metrics.events_skipped.of(*skip).inc_by(*count);
         }
         let duplicates = applied.duplicates.len() as u64;
         let repeats = applied.repeats.iter().filter(|repeat| **repeat).count() as u64;
-        metrics.events_skipped.with_label_values(&["duplicate"]).inc_by(duplicates + repeats);
+        metrics.events_skipped.of(Skip::Duplicate).inc_by(duplicates + repeats);
         for letter in &plan.dead_letters {
-            metrics.dead_letters.with_label_values(&[letter.poison.reason.as_str()]).inc();
+            metrics.dead_letters.of(letter.poison.reason).inc();
             warn!(partition = self.source.partition, offset = letter.offset, poison = %letter.poison, "dead letter");
         }
         if let Some(last) = segment.last() {

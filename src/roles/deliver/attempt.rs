@@ -109,12 +109,12 @@ impl Deliver {
         metrics.requests_in_flight.dec();
         let duration = clock.elapsed();
         let settlement = delivery_to_outcome::settle(delivery, webhook, &reply);
-        let outcome = reply.outcome(webhook).as_str();
-        metrics.delivery_attempts.with_label_values(&[outcome]).inc();
+        let outcome = reply.outcome(webhook);
+        metrics.delivery_attempts.of(outcome).inc();
         if matches!(reply, Reply::Unsent(_)) {
-            metrics.attempts_unsent.with_label_values(&[outcome]).inc();
+            metrics.attempts_unsent.with_label_values(&[outcome.as_str()]).inc();
         }
-        metrics.attempt_duration.with_label_values(&[outcome]).observe(duration.as_secs_f64());
+        metrics.attempt_duration.of(outcome).observe(duration.as_secs_f64());
         let error = delivery_to_outcome::customer_text(&reply, webhook);
         Sent { request, reply, started_at, duration, settlement, error }
     }
@@ -323,13 +323,14 @@ impl Deliver {
         match settlement {
             Settlement::Delivered => {
                 metrics.bundles_settled.with_label_values(&["delivered"]).inc();
-                metrics.delivery_latency.observe(clock::now().since(head.arrived_at).as_secs_f64());
+                let latency = clock::now().since(head.arrived_at);
+                metrics.delivery_latency.of(head.granularity).observe(latency.as_secs_f64());
             }
             Settlement::Rejected => metrics.bundles_settled.with_label_values(&["rejected"]).inc(),
             Settlement::Open => {}
         }
         if verdict.closed || verdict.counted {
-            metrics.circuit_changes.with_label_values(&[health.circuit.as_str()]).inc();
+            metrics.circuit_changes.of((&health.circuit).into()).inc();
         }
         if let Some(error) = error {
             let (webhook, failures) = (&head.webhook_id, health.failures);

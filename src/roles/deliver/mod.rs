@@ -3,6 +3,7 @@
 mod attempt;
 mod bodies;
 mod chats;
+mod circuits;
 mod drain;
 mod flying;
 mod keeping;
@@ -37,7 +38,7 @@ use self::{
     testing::Tests,
     views::Views,
 };
-use super::{checks, process::Process};
+use super::{backlog::Backlogs, checks, process::Process};
 use crate::{
     config::{DeliverySettings, StartFrom},
     io::{
@@ -56,6 +57,7 @@ use crate::{
 /// What the workers of all partitions and the lanes of all webhooks share.
 struct Deliver {
     process: Process,
+    backlogs: Backlogs,
     settings: DeliverySettings,
     /// Where to start without a committed offset, if the operator says.
     from: Option<StartFrom>,
@@ -120,11 +122,13 @@ pub async fn start(
         tests: Tests::default(),
         lanes: Mutex::default(),
         process: process.clone(),
+        backlogs: Backlogs::start(process, "deliver", &process.topics.bundles)?,
         settings,
         from,
         requests,
     });
     tokio::spawn(keeping::keep(process.clone()));
+    tokio::spawn(circuits::count(process.clone(), deliver.health_log.clone()));
     let spawn = Box::new(move |feed| {
         let deliver = deliver.clone();
         Box::pin(async move { partition::work(deliver, feed).await }) as _

@@ -80,7 +80,7 @@ fn end(deliver: &Deliver, parking: &Parking, orders: Vec<Order>) {
     for Order { change, .. } in orders {
         match change {
             Change::Put { parked, reason, settles, .. } => {
-                metrics.parked.with_label_values(&[reason.as_str()]).inc();
+                metrics.parked.of(reason).inc();
                 if settles {
                     parking.settlements().settle(parked.offset);
                 }

@@ -31,6 +31,7 @@ use crate::{
     },
     model::{bundle::BundleHead, ids::WebhookId, parked::Parked},
     ops::failpoint,
+    roles::backlog::{Backlog, Stand},
     wire::{
         Poison, PoisonReason,
         bundle::{self, BundleError},
@@ -53,12 +54,14 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
     let stop = feed.stopped();
     let owned = deliver.process.metrics.partitions_owned.with_label_values(&["deliver"]);
     owned.inc();
+    let backlog = Arc::new(deliver.backlogs.watch(feed.partition));
     // Whether a queue that looks sound may be gone on with; one that proved not to be is begun anew.
     let mut trusts_queue = true;
     while !stop.is_cancelled() {
         // Ends the deliveries of this claim, however it ends.
         let claim = stop.child_token();
-        let claiming = Worker::claim(deliver.clone(), &mut feed, claim.clone(), &mut trusts_queue);
+        let claiming =
+            Worker::claim(deliver.clone(), &mut feed, claim.clone(), &mut trusts_queue, backlog.clone());
         let claimed = tokio::select! {
             claimed = claiming => claimed,
             () = stop.cancelled() => break,
@@ -94,6 +97,7 @@ struct Worker {
     taken_in: TakenIn,
     requested: Requested,
     settlements: Settlements,
+    backlog: Arc<Backlog>,
     parking: Parking,
     /// Carries out what is ordered there.
     _parker: AbortOnDropHandle<()>,
@@ -119,6 +123,7 @@ impl Worker {
         feed: &mut PartitionFeed,
         revoked: CancellationToken,
         trusts_queue: &mut bool,
+        backlog: Arc<Backlog>,
     ) -> Result<Self, String> {
         let (token, partition) = (Uuid::new_v4(), feed.partition);
         let process = &deliver.process;
@@ -196,6 +201,7 @@ impl Worker {
         Ok(Self {
             partition,
             settlements,
+            backlog,
             parking,
             _parker: AbortOnDropHandle::new(parker),
             _follower: deliver.views.follow(&deliver.process, partition),
@@ -420,9 +426,8 @@ impl Worker {
         }
         let metadata = DeliverMetadata::new(self.token, taken_in.topic, &taken_in.highest, attempts);
         let text = metadata.encode().map_err(|error| error.to_string())?;
-        let label = self.partition.to_string();
-        metrics.lag_records.with_label_values(&["deliver", &label]).set(self.settlements.unsettled() as i64);
-        metrics.last_progress.with_label_values(&["deliver", &label]).set(clock::now().0 / 1000);
+        // How long the oldest one waits that is not settled depends on endpoints; what is not read does not.
+        self.backlog.stands(Stand { done: offset, next: self.position, committed: self.committed.0 });
         let is_committed = (offset, &text) == (self.committed.0, &self.committed.1);
         if is_committed && !self.settlements.wants_confirmation() {
             return Ok(true);

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use prometheus::{IntCounterVec, IntGauge};
+
 use super::{
     memory::Room,
     parking::{Parking, Pass},
@@ -42,23 +44,30 @@ pub(super) enum Origin {
 
 /// Counts a delivery as waiting as long as it lives.
 struct Waiting {
-    metrics: Metrics,
+    count: IntGauge,
+    all_bytes: IntGauge,
+    settled: IntCounterVec,
     bytes: i64,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.metrics.deliveries_waiting.dec();
-        self.metrics.deliveries_waiting_bytes.sub(self.bytes);
+        self.count.dec();
+        self.all_bytes.sub(self.bytes);
     }
 }
 
 impl Queued {
     /// A delivery that comes into memory.
     pub fn new(delivery: Delivery, parking: Parking, origin: Origin, room: Room, metrics: &Metrics) -> Self {
-        let counted = Waiting { metrics: metrics.clone(), bytes: delivery.body.len() as i64 };
-        metrics.deliveries_waiting.inc();
-        metrics.deliveries_waiting_bytes.add(counted.bytes);
+        let counted = Waiting {
+            count: metrics.deliveries_waiting.clone(),
+            all_bytes: metrics.deliveries_waiting_bytes.clone(),
+            settled: metrics.bundles_settled.clone(),
+            bytes: delivery.body.len() as i64,
+        };
+        counted.count.inc();
+        counted.all_bytes.add(counted.bytes);
         Self { delivery, parking, since: Instant::now(), origin, _room: room, counted }
     }
 
@@ -131,7 +140,7 @@ impl Queued {
             return;
         }
         if let Some(result) = result {
-            self.counted.metrics.bundles_settled.with_label_values(&[result]).inc();
+            self.counted.settled.with_label_values(&[result]).inc();
         }
         self.parking.settlements().settle(*offset);
     }

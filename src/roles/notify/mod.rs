@@ -4,7 +4,7 @@ mod partition;
 
 use std::sync::Arc;
 
-use super::{checks, process::Process};
+use super::{backlog::Backlogs, checks, process::Process};
 use crate::{
     config::{Given, MailSettings, SmtpUrl, StartFrom},
     io::{
@@ -20,6 +20,7 @@ struct Notify {
     /// Where to start without a committed offset, if the operator says.
     from: Option<StartFrom>,
     outlet: Outlet,
+    backlogs: Backlogs,
 }
 
 /// Where e-mails go.
@@ -61,7 +62,8 @@ pub async fn start(
         drain: settings.smtp_timeout + std::time::Duration::from_secs(5),
         embedded: process.embedded,
     };
-    let notify = Arc::new(Notify { process: process.clone(), settings, from, outlet });
+    let backlogs = Backlogs::start(process, "notify", &process.topics.notifications)?;
+    let notify = Arc::new(Notify { process: process.clone(), settings, from, outlet, backlogs });
     let spawn = Box::new(move |feed| {
         let notify = notify.clone();
         Box::pin(async move { partition::work(&notify, feed).await }) as _

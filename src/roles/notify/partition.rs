@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use crate::{
         smtp::{Pending, SendError, letter},
     },
     ops::failpoint,
+    roles::backlog::{Backlog, Stand},
     wire::{
         Poison, PoisonReason,
         mail_metadata::MailMetadata,
@@ -36,6 +37,8 @@ use crate::{
 
 /// Pause before a partition is claimed again, and before a commit is made again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// So often it is told that the partition is worked on, where nothing happens.
+const BEAT: Duration = Duration::from_secs(5);
 /// A commit that the group does not take is made again so often once the partition is to be given up.
 const LAST_COMMITS: usize = 6;
 /// An e-mail that the server puts off so often is refused.
@@ -59,8 +62,9 @@ pub(super) async fn work(notify: &Arc<Notify>, mut feed: PartitionFeed) {
     let (stop, partition) = (feed.stopped(), feed.partition);
     let owned = notify.process.metrics.partitions_owned.with_label_values(&["notify"]);
     owned.inc();
+    let backlog = notify.backlogs.watch(partition);
     while !stop.is_cancelled() {
-        if let Err(trouble) = Worker::claim(notify, &mut feed, &stop).await {
+        if let Err(trouble) = Worker::claim(notify, &mut feed, &stop, &backlog).await {
             warn!(partition, trouble, "claiming the partition again");
             wait(&stop, PAUSE).await;
         }
@@ -72,6 +76,7 @@ struct Worker<'a> {
     notify: &'a Notify,
     feed: &'a PartitionFeed,
     stop: &'a CancellationToken,
+    backlog: &'a Backlog,
 }
 
 impl Worker<'_> {
@@ -80,6 +85,7 @@ impl Worker<'_> {
         notify: &Notify,
         feed: &mut PartitionFeed,
         stop: &CancellationToken,
+        backlog: &Backlog,
     ) -> Result<(), Trouble> {
         let topic = &notify.process.topics.notifications;
         let text = |error: CommitError| error.to_string();
@@ -89,14 +95,28 @@ impl Worker<'_> {
             None if notify.from == Some(StartFrom::End) => (end, None),
             None => (begin, None),
         };
+        if offset < begin {
+            let lost = (begin - offset) as u64;
+            error!(
+                partition = feed.partition,
+                lost, "requests for e-mails were deleted before they were read"
+            );
+            notify.process.metrics.records_lost.with_label_values(&["notify"]).inc_by(lost);
+        }
         let mut handled = handled(notify, feed.partition, offset).await?;
         failpoint::reach("notify.claimed");
         let mut unsure = metadata.and_then(|metadata| metadata.sending);
-        feed.start_at(offset.max(begin)).await.map_err(|error| error.to_string())?;
+        let offset = offset.max(begin);
+        feed.start_at(offset).await.map_err(|error| error.to_string())?;
+        backlog.stands(Stand::at(offset));
         notify.process.metrics.claims.with_label_values(&["notify", "kept"]).inc();
         loop {
             let event = tokio::select! {
                 event = feed.next() => event,
+                () = tokio::time::sleep(BEAT) => {
+                    backlog.progress();
+                    continue;
+                }
                 () = stop.cancelled() => return Ok(()),
             };
             let Some(FeedEvent::Records(batch)) = event else {
@@ -105,8 +125,9 @@ impl Worker<'_> {
                 }
                 continue;
             };
-            let worker = Worker { notify, feed, stop };
+            let worker = Worker { notify, feed, stop, backlog };
             for record in batch.iter() {
+                notify.process.metrics.notifications_read.inc();
                 if !worker.take(&record, &mut handled, unsure.take()).await? {
                     return Ok(());
                 }
@@ -149,6 +170,7 @@ impl Worker<'_> {
             }
         }
         self.commit(record.offset + 1, None).await?;
+        self.backlog.stands(Stand::at(record.offset + 1));
         Ok(true)
     }
 
@@ -199,7 +221,16 @@ impl Worker<'_> {
             self.notify.process.metrics.mail_failures.inc();
             let pause = settings.mail_retry_schedule.pause(failures, rand::random(), None);
             warn!(%error, notification = %mail.id, pause_ms = pause.as_millis(), "the e-mail is tried again");
-            wait(self.stop, pause).await;
+            self.rest(pause).await;
+        }
+    }
+
+    /// Waits before an e-mail is tried again.
+    async fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !self.stop.is_cancelled() {
+            self.backlog.progress();
+            wait(self.stop, BEAT.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
 
@@ -229,17 +260,26 @@ impl Worker<'_> {
 
     /// Commits, again while the group does not take it.
     async fn commit(&self, offset: i64, sending: Option<Uuid>) -> Result<(), Trouble> {
-        let metadata = MailMetadata::new(sending).encode();
+        let encoded = MailMetadata::new(sending).encode();
         let mut left = LAST_COMMITS;
         loop {
-            let error = match self.feed.commit(offset, metadata.clone()).await {
+            let metrics = &self.notify.process.metrics;
+            let error = match self.feed.commit(offset, encoded.clone()).await {
                 Ok(()) => {
-                    self.notify.process.metrics.commits.with_label_values(&["notify"]).inc();
+                    metrics.commits.with_label_values(&["notify"]).inc();
                     return Ok(());
                 }
-                Err(error @ CommitError::Fenced(_)) => return Err(error.to_string()),
                 Err(error) => error,
             };
+            let cause = match &error {
+                CommitError::Fenced(_) => "fenced",
+                CommitError::Rebalancing(_) => "rebalance",
+                CommitError::Failed(_) => "broker",
+            };
+            metrics.commit_failures.with_label_values(&["notify", cause]).inc();
+            if matches!(error, CommitError::Fenced(_)) {
+                return Err(error.to_string());
+            }
             if self.stop.is_cancelled() {
                 left -= 1;
             }

@@ -14,6 +14,7 @@
 //! | resolvers of names | [`dns::resolver`] |
 //! | an egress proxy | [`egress`] |
 //! | the product | [`process`], and all of it: [`tenant`], [`system`] |
+//! | Prometheus | [`prometheus`] |
 //! | a network that breaks | [`proxy`] |
 //! | time | [`wait_until`]: a condition, never a fixed sleep |
 
@@ -33,6 +34,7 @@ mod load;
 mod mail;
 mod ports;
 mod process;
+mod prometheus;
 mod proxy;
 mod receiver;
 mod records;
@@ -56,6 +58,7 @@ pub use self::load::Load;
 pub use self::mail::{MailServer, mail_server, secure_mail_server};
 pub use self::ports::HeldPort;
 pub use self::process::{Finished, Launch, Process, process};
+pub use self::prometheus::{Prometheus, prometheus};
 pub use self::proxy::{Fault, Proxy, proxy};
 pub use self::receiver::{
     Answer, Behaviour, Receiver, Request, answer, fail_first, hang, ok, receiver, refuse, status,

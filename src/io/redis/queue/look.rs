@@ -42,7 +42,7 @@ pub struct ParkedOf {
 pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<QueueLook>, StoreError> {
     let tag = super::tag(prefix, partition);
     let owner: HashMap<String, String> =
-        redis.command(redis::cmd("HGETALL").arg(format!("{tag}:owner"))).await?;
+        redis.command("queue.look", redis::cmd("HGETALL").arg(format!("{tag}:owner"))).await?;
     if owner.is_empty() {
         return Ok(None);
     }
@@ -50,12 +50,12 @@ pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<
     let number = |name| owner.get(name).and_then(|text| text.parse::<i64>().ok());
     let token = |name| owner.get(name).and_then(|text| text.parse().ok());
     let counts: BTreeMap<String, u64> =
-        redis.command(redis::cmd("HGETALL").arg(format!("{tag}:webhooks"))).await?;
+        redis.command("queue.look", redis::cmd("HGETALL").arg(format!("{tag}:webhooks"))).await?;
     let mut webhooks = Vec::with_capacity(counts.len());
     for (webhook, deliveries) in counts {
         let mut first = redis::cmd("ZRANGE");
         first.arg(format!("{tag}:{incarnation}:{webhook}")).arg(0).arg(0);
-        let first: Vec<Vec<u8>> = redis.command(&first).await?;
+        let first: Vec<Vec<u8>> = redis.command("queue.look", &first).await?;
         let oldest = first.first().and_then(|entry| decode_parked(entry).ok());
         webhooks.push(ParkedOf { webhook, deliveries, oldest });
     }
@@ -82,7 +82,7 @@ pub async fn counts(
     for partition in 0..partitions {
         let mut command = redis::cmd("HGETALL");
         command.arg(format!("{}:webhooks", super::tag(prefix, partition)));
-        let counts: HashMap<String, u64> = redis.command(&command).await?;
+        let counts: HashMap<String, u64> = redis.command("queue.look", &command).await?;
         for (webhook, count) in counts {
             *all.entry(webhook).or_default() += count;
         }

@@ -122,7 +122,7 @@ impl QueueStore {
     pub async fn claim(&self) -> Result<Found, StoreError> {
         type Answer =
             (Option<u32>, Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Vec<String>);
-        let answer: Answer = self.redis.invoke(&self.call(&self.scripts.claim)).await?;
+        let answer: Answer = self.redis.invoke("queue.claim", &self.call(&self.scripts.claim)).await?;
         let (version, writer, incarnation, claimed_at, reflects, written_at, webhooks) = answer;
         Ok(Found {
             writer: writer.and_then(|writer| writer.parse().ok()),
@@ -143,7 +143,7 @@ impl QueueStore {
         self.incarnation.get_or_init(|| found.incarnation.clone());
         let mut call = self.call(&self.scripts.begin);
         call.arg(VERSION).arg(claimed_at).arg("").arg("");
-        self.redis.invoke::<()>(&call).await?;
+        self.redis.invoke::<()>("queue.begin", &call).await?;
         self.reflects.store(found.reflects.unwrap_or(i64::MIN), Ordering::Release);
         Ok(())
     }
@@ -165,7 +165,7 @@ impl QueueStore {
             call.key(format!("{}:{}:{webhook}", self.tag, found.incarnation));
         }
         call.arg(VERSION).arg(claimed_at).arg(reflects).arg(now.0);
-        self.redis.invoke::<()>(&call).await?;
+        self.redis.invoke::<()>("queue.begin", &call).await?;
         self.reflects.store(reflects, Ordering::Release);
         Ok(())
     }
@@ -191,7 +191,7 @@ impl QueueStore {
                 call.arg(offset);
             }
         }
-        let left = self.redis.invoke(&call).await?;
+        let left = self.redis.invoke("queue.apply", &call).await?;
         self.reflects.fetch_max(reflects, Ordering::AcqRel);
         Ok(left)
     }
@@ -210,7 +210,7 @@ impl QueueStore {
         let mut call = self.call(&self.scripts.page);
         call.key(self.queue_key(webhook.as_str()));
         call.arg(self.reflects.load(Ordering::Acquire)).arg(webhook.as_str()).arg(after).arg(most);
-        let page: Vec<Vec<u8>> = self.redis.invoke(&call).await?;
+        let page: Vec<Vec<u8>> = self.redis.invoke("queue.page", &call).await?;
         let decode = |entry: &Vec<u8>| {
             decode_parked(entry)
                 .map_err(|error| StoreError::Damaged(format!("an entry of the queue: {error}")))
@@ -226,7 +226,7 @@ impl QueueStore {
     pub async fn webhooks(&self) -> Result<HashMap<WebhookId, u64>, StoreError> {
         let mut call = self.call(&self.scripts.webhooks);
         call.arg(self.reflects.load(Ordering::Acquire));
-        let counts: HashMap<String, u64> = self.redis.invoke(&call).await?;
+        let counts: HashMap<String, u64> = self.redis.invoke("queue.webhooks", &call).await?;
         let parse = |(webhook, count): (String, u64)| {
             let webhook = WebhookId::parse(&webhook)
                 .map_err(|error| StoreError::Damaged(format!("a webhook of the queue: {error}")))?;

@@ -132,7 +132,8 @@ impl ViewStore {
     pub async fn progress(&self, source: ViewSource) -> Result<Option<Progress>, StoreError> {
         let mut command = redis::cmd("HMGET");
         command.arg(self.progress_key(source)).arg(&["v", "incarnation", "reflects"]);
-        let found: (Option<u32>, Option<i64>, Option<i64>) = self.redis.command(&command).await?;
+        let found: (Option<u32>, Option<i64>, Option<i64>) =
+            self.redis.command("views.progress", &command).await?;
         Ok(match found {
             (Some(VERSION), Some(incarnation), Some(reflects)) => Some(Progress { incarnation, reflects }),
             _ => None,
@@ -146,7 +147,7 @@ impl ViewStore {
     pub async fn begin(&self, source: ViewSource, incarnation: i64) -> Result<Progress, StoreError> {
         let mut call = self.begin.key(self.progress_key(source));
         call.arg(VERSION).arg(incarnation);
-        self.redis.invoke::<()>(&call).await?;
+        self.redis.invoke::<()>("views.begin", &call).await?;
         Ok(Progress { incarnation, reflects: 0 })
     }
 
@@ -162,7 +163,7 @@ impl ViewStore {
     ) -> Result<(), StoreError> {
         let mut call = self.advance.key(self.progress_key(source));
         call.arg(known.incarnation).arg(known.reflects).arg(reflects);
-        self.redis.invoke(&call).await
+        self.redis.invoke("views.advance", &call).await
     }
 
     /// Takes what records say of a webhook into its view, which then reflects everything below an offset. Returns the
@@ -200,7 +201,7 @@ impl ViewStore {
                 }
             }
         }
-        let before: i64 = self.redis.invoke(&call).await?;
+        let before: i64 = self.redis.invoke("views.reflect", &call).await?;
         Ok(Some(before).filter(|before| *before >= 0))
     }
 
@@ -218,7 +219,7 @@ impl ViewStore {
         let from = Day::of(now).first_counted().start();
         command.arg(self.log_key(webhook)).arg("+inf").arg(from.0).arg("BYSCORE").arg("REV");
         command.arg("LIMIT").arg(0).arg(LOGGED);
-        let entries: Vec<Vec<u8>> = self.redis.command(&command).await?;
+        let entries: Vec<Vec<u8>> = self.redis.command("views.recent", &command).await?;
         let mut entries = entries.iter().map(|entry| decode(entry)).collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(|entry| std::cmp::Reverse((entry.at, entry.partition, entry.offset)));
         entries.truncate(most);
@@ -232,7 +233,7 @@ impl ViewStore {
     pub async fn statistics(&self, webhook: &Tenure, now: Millis) -> Result<Statistics, StoreError> {
         let mut command = redis::cmd("HGETALL");
         command.arg(self.counts_key(webhook));
-        let fields: HashMap<String, Vec<u8>> = self.redis.command(&command).await?;
+        let fields: HashMap<String, Vec<u8>> = self.redis.command("views.statistics", &command).await?;
         let today = Day::of(now);
         let mut statistics = Statistics::empty(today);
         for (field, value) in fields {

@@ -55,7 +55,7 @@ pub struct OpenBoundary {
 pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<WindowsLook>, StoreError> {
     let tag = super::tag(prefix, partition);
     let owner: HashMap<String, String> =
-        redis.command(redis::cmd("HGETALL").arg(format!("{tag}:owner"))).await?;
+        redis.command("windows.look", redis::cmd("HGETALL").arg(format!("{tag}:owner"))).await?;
     if owner.is_empty() {
         return Ok(None);
     }
@@ -75,8 +75,10 @@ pub async fn look(redis: &Redis, prefix: &str, partition: i32) -> Result<Option<
     };
     if let Some(incarnation) = &look.incarnation {
         let at = format!("{tag}:{incarnation}");
-        look.sealed_parts = redis.command(redis::cmd("HLEN").arg(format!("{at}:parts"))).await?;
-        let open: BTreeMap<i64, i64> = redis.command(redis::cmd("HGETALL").arg(format!("{at}:open"))).await?;
+        look.sealed_parts =
+            redis.command("windows.look", redis::cmd("HLEN").arg(format!("{at}:parts"))).await?;
+        let open: BTreeMap<i64, i64> =
+            redis.command("windows.look", redis::cmd("HGETALL").arg(format!("{at}:open"))).await?;
         for (boundary, first_offset) in open {
             look.open.push(boundary_at(redis, &at, Millis(boundary), first_offset).await?);
         }
@@ -97,7 +99,7 @@ async fn boundary_at(
         let rank = open.windows as isize;
         let mut page = redis::cmd("ZRANGE");
         page.arg(&due).arg(rank).arg(rank + PAGE - 1);
-        let names: Vec<String> = redis.command(&page).await?;
+        let names: Vec<String> = redis.command("windows.look", &page).await?;
         if names.is_empty() {
             return Ok(open);
         }
@@ -105,7 +107,7 @@ async fn boundary_at(
         for name in &names {
             sizes.cmd("HMGET").arg(format!("{at}:i:{name}")).arg("#n").arg("#b");
         }
-        let sizes: Vec<(Option<u64>, Option<u64>)> = redis.pipeline(&sizes).await?;
+        let sizes: Vec<(Option<u64>, Option<u64>)> = redis.pipeline("windows.look", &sizes).await?;
         open.windows += names.len() as u64;
         open.messages += sizes.iter().filter_map(|(messages, _)| *messages).sum::<u64>();
         open.bytes += sizes.iter().filter_map(|(_, bytes)| *bytes).sum::<u64>();

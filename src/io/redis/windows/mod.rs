@@ -189,7 +189,7 @@ impl WindowStore {
     pub async fn claim(&self) -> Result<Found, StoreError> {
         type Answer =
             (Option<u32>, Option<String>, Option<String>, Option<String>, Option<i64>, Option<String>);
-        let answer: Answer = self.redis.invoke(&self.call(&self.scripts.claim)).await?;
+        let answer: Answer = self.redis.invoke("windows.claim", &self.call(&self.scripts.claim)).await?;
         let (version, writer, topic, incarnation, applied, closed) = answer;
         Ok(Found {
             writer: writer.and_then(|writer| writer.parse().ok()),
@@ -208,7 +208,7 @@ impl WindowStore {
     pub async fn go_on(&mut self, incarnation: String, applied: i64) -> Result<(), StoreError> {
         let mut call = self.call(&self.scripts.begin);
         call.arg(VERSION).arg("").arg("").arg("");
-        self.redis.invoke::<()>(&call).await?;
+        self.redis.invoke::<()>("windows.begin", &call).await?;
         self.incarnation = incarnation;
         self.applied.store(applied, Ordering::Release);
         Ok(())
@@ -222,7 +222,7 @@ impl WindowStore {
         let incarnation = Uuid::new_v4().simple().to_string()[..8].to_owned();
         let mut call = self.call(&self.scripts.begin);
         call.arg(VERSION).arg(topic).arg(&incarnation).arg(applied);
-        self.redis.invoke::<()>(&call).await?;
+        self.redis.invoke::<()>("windows.begin", &call).await?;
         self.incarnation = incarnation;
         self.applied.store(applied, Ordering::Release);
         Ok(())
@@ -240,12 +240,14 @@ impl WindowStore {
         incarnation: &str,
     ) -> Result<u64, StoreError> {
         let key = |name: &str| format!("{{{prefix}me:{partition}}}:{incarnation}:{name}");
-        let boundaries: Vec<String> = redis.command(redis::cmd("HKEYS").arg(key("open"))).await?;
+        let boundaries: Vec<String> =
+            redis.command("windows.clear", redis::cmd("HKEYS").arg(key("open"))).await?;
         let mut cleared = 0;
         for due in boundaries.iter().map(|boundary| key(&format!("due:{boundary}"))) {
             loop {
-                let page: Vec<String> =
-                    redis.command(redis::cmd("ZRANGE").arg(&due).arg(0).arg(CLEARED_AT_ONCE)).await?;
+                let page: Vec<String> = redis
+                    .command("windows.clear", redis::cmd("ZRANGE").arg(&due).arg(0).arg(CLEARED_AT_ONCE))
+                    .await?;
                 if page.is_empty() {
                     break;
                 }
@@ -255,11 +257,11 @@ impl WindowStore {
                     pipeline.unlink(&[key(&format!("w:{name}")), key(&format!("i:{name}"))][..]).ignore();
                 }
                 pipeline.zrem(&due, &page).ignore();
-                redis.pipeline::<()>(&pipeline).await?;
+                redis.pipeline::<()>("windows.clear", &pipeline).await?;
             }
         }
         let rest = [key("open"), key("parts")];
-        redis.command::<()>(redis::cmd("UNLINK").arg(&rest)).await?;
+        redis.command::<()>("windows.clear", redis::cmd("UNLINK").arg(&rest)).await?;
         Ok(cleared)
     }
 
@@ -276,7 +278,7 @@ impl WindowStore {
     ) -> Result<Applied, StoreError> {
         let call = self.apply_call(plan, to, closed, rule);
         let (sealed, repeats, duplicates): (u64, String, Vec<usize>) =
-            self.redis.evaluate(&self.scripts.apply, &call).await?;
+            self.redis.evaluate("windows.apply", &self.scripts.apply, &call).await?;
         self.applied.fetch_max(to, Ordering::AcqRel);
         Ok(Applied {
             duplicates: duplicates.into_iter().map(|ordinal| ordinal - 1).collect(),
@@ -321,8 +323,24 @@ impl WindowStore {
     pub async fn open_boundaries(&self) -> Result<BTreeMap<Millis, i64>, StoreError> {
         let mut call = self.guarded(&self.scripts.open);
         call.key(self.key("open"));
-        let open: HashMap<i64, i64> = self.redis.invoke(&call).await?;
+        let open: HashMap<i64, i64> = self.redis.invoke("windows.open", &call).await?;
         Ok(open.into_iter().map(|(boundary, first)| (Millis(boundary), first)).collect())
+    }
+
+    /// How many windows are open at boundaries, together. Whoever else has claimed the partition may be changing it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn count_open(&self, boundaries: impl Iterator<Item = Millis>) -> Result<i64, StoreError> {
+        let mut counts = redis::pipe();
+        for boundary in boundaries {
+            counts.zcard(self.due_key(boundary));
+        }
+        if counts.is_empty() {
+            return Ok(0);
+        }
+        let counts: Vec<i64> = self.redis.pipeline("windows.count", &counts).await?;
+        Ok(counts.iter().sum())
     }
 
     /// Windows that end at a boundary, in the order of closing, from a rank on.
@@ -337,7 +355,7 @@ impl WindowStore {
     ) -> Result<Vec<(WindowKey, i64)>, StoreError> {
         let mut call = self.guarded(&self.scripts.due);
         call.key(self.due_key(boundary)).arg(rank).arg(rank + most - 1);
-        let page: Vec<(String, i64)> = self.redis.invoke(&call).await?;
+        let page: Vec<(String, i64)> = self.redis.invoke("windows.due", &call).await?;
         let parse = |(name, first): (String, i64)| {
             let key =
                 WindowKey::parse(&name).ok_or(StoreError::Damaged(format!("name of a window: `{name}`")))?;
@@ -355,7 +373,7 @@ impl WindowStore {
         for key in windows.iter().flat_map(|window| self.window_keys(&window.name())) {
             call.key(key);
         }
-        self.redis.invoke(&call).await
+        self.redis.invoke("windows.read", &call).await
     }
 
     /// Deletes closed windows.
@@ -371,7 +389,7 @@ impl WindowStore {
             }
             call.arg(name);
         }
-        self.redis.invoke(&call).await
+        self.redis.invoke("windows.forget", &call).await
     }
 
     /// The sealed parts that are not forgotten yet, in the order of their positions.
@@ -381,7 +399,7 @@ impl WindowStore {
     pub async fn sealed_parts(&self) -> Result<Vec<SealedPart>, StoreError> {
         let mut call = self.guarded(&self.scripts.parts);
         call.key(self.key("parts")).arg("names");
-        let names: Vec<String> = self.redis.invoke(&call).await?;
+        let names: Vec<String> = self.redis.invoke("windows.parts", &call).await?;
         let parse = |name: String| {
             let mut fields = name.splitn(4, '/');
             let mut part = || {
@@ -406,7 +424,7 @@ impl WindowStore {
     pub async fn read_part(&self, part: &SealedPart) -> Result<Vec<u8>, StoreError> {
         let mut call = self.guarded(&self.scripts.parts);
         call.key(self.key("parts")).arg("read").arg(&part.name);
-        self.redis.invoke(&call).await
+        self.redis.invoke("windows.parts", &call).await
     }
 
     /// Deletes sealed parts.
@@ -416,7 +434,7 @@ impl WindowStore {
     pub async fn forget_parts(&self, names: &[String]) -> Result<(), StoreError> {
         let mut call = self.guarded(&self.scripts.parts);
         call.key(self.key("parts")).arg("forget").arg(names);
-        self.redis.invoke::<Vec<String>>(&call).await.map(drop)
+        self.redis.invoke::<Vec<String>>("windows.parts", &call).await.map(drop)
     }
 }
 
