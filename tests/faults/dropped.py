@@ -20,9 +20,20 @@ class Dropping:
     """Knows when lives of webhooks ended; times in milliseconds."""
 
     def __init__(self, settings: list[dict[str, Any]], arrivals: dict[int, dict[int, int]], rules: Rules, on_its_way_ms: float) -> None:
-        """A POST may still be on its way for some time after it was due."""
+        """A POST may still be on its way for some time after it was due: at least so long."""
         self._history, self._arrivals, self._rules = History(settings), arrivals, rules
-        self._on_its_way_ms = on_its_way_ms
+        self._on_its_way_ms: dict[str, float] = defaultdict(lambda: on_its_way_ms)
+
+    def observe(self, posts: list[Post], received: list[Received]) -> None:
+        """Takes in how long POSTs of each webhook were on their way: what did not come may have been so as long."""
+        first: dict[Key, Received] = {}
+        for request in received:
+            if request.status == 200:
+                first.setdefault((request.path, request.body), request)
+        for post in posts:
+            if request := first.get(key_of(post)):
+                longest = self._on_its_way_ms[post["webhook_id"]]
+                self._on_its_way_ms[post["webhook_id"]] = max(longest, 1000 * request.received_at - self._due(post) + STILL_SENT_MS)
 
     def _end(self, post: Post) -> int | None:
         """From when on the owner dropped what was left of a POST; None if that never happened."""
@@ -37,7 +48,7 @@ class Dropping:
     def may_drop(self, post: Post) -> bool:
         """Whether a POST may have been on its way when its webhook was switched off or deleted."""
         end = self._end(post)
-        return end is not None and self._due(post) > end - self._on_its_way_ms
+        return end is not None and self._due(post) > end - self._on_its_way_ms[post["webhook_id"]]
 
     def dropped(self, posts: list[Post], received: list[Received]) -> set[int]:
         """What did not come since it was dropped on its way, by the ids of the objects."""
@@ -48,8 +59,8 @@ class Dropping:
         found = set()
         for key, of_key in alike.items():
             if came[key] < len(of_key):
-                # A message that was repeated makes equal POSTs: those that can't have been dropped came first.
-                unsure = [post for post in of_key if self.may_drop(post)]
+                # A message that was repeated makes equal POSTs: the later ones are those that were dropped.
+                unsure = sorted((post for post in of_key if self.may_drop(post)), key=self._due, reverse=True)
                 found |= {id(post) for post in unsure[: len(of_key) - came[key]]}
         return found
 

@@ -195,6 +195,7 @@ class Ledger:
         received = system.receiver.received[:]
         dropping = self._dropping()
         account.problems += dropping.check_not_after(self.posts, received)
+        dropping.observe(self.posts, received)
         dropped = dropping.dropped(self.posts, received)
         system.hit("dropped by their owner", len(dropped))
         gone = {key_of(post) for post in self.posts if id(post) in dropped}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -129,9 +130,11 @@ def toggles(system: System) -> None:
     owner = Owner(system)
     system.owner = owner
     pause(system, 2, 4)
-    while system.loading:
+    for step in itertools.count():
+        if not system.loading:
+            break
         owner.act()
-        if system.random.random() < 0.12:
+        if step % 8 == 5:
             process = system.random.choice(system.processes)
             kill_now(system, process)
             pause(system, 0, 3)
