@@ -8,25 +8,28 @@ use super::{
     cost::{Cost, Reading},
     floor,
     input::Input,
-    support::{LIMIT, Outgoing, System, ok, receiver, system, webhook},
+    support::{LIMIT, System, ok, receiver, system, webhook},
 };
 
-/// Records published at once.
-const BATCH: usize = 20_000;
+const WINDOWS: [&str; 4] = ["1h", "6h", "12h", "24h"];
 /// How often it is asked how far the process is.
 const PACE: Duration = Duration::from_millis(100);
 const ACCEPTED: &str = "bundlehook_events_accepted_total";
 
 /// A system with messages in Kafka that no process has read yet.
 pub struct Filled {
-    pub system: System,
-    pub messages: usize,
+    system: System,
+    messages: usize,
+    /// Of their events.
+    bytes: usize,
+    /// Of Redis with all messages in it, less what it takes when it is empty, by round.
+    memory: Vec<u64>,
 }
 
 /// Webhooks with the four windows.
 fn windowed(url: &str) -> Vec<Value> {
     let settings = |hours: &&str| webhook(&format!("wh-{hours}"), "ws", url, json!({"granularity": hours}));
-    ["1h", "6h", "12h", "24h"].iter().map(settings).collect()
+    WINDOWS.iter().map(settings).collect()
 }
 
 impl Filled {
@@ -36,20 +39,14 @@ impl Filled {
         let setup = system(3_600_000).partitions(4).env("BUNDLEHOOK_LOG", "warn");
         let system = setup.start(&windowed(&receiver.url("/"))).await?;
         stop(&system).await;
-        let mut input = Input::new(chats, 1);
-        for from in (0..messages).step_by(BATCH) {
-            let batch = (from..(from + BATCH).min(messages)).map(|_| {
-                let (chat, event) = input.next();
-                Outgoing::new(chat, event)
-            });
-            system.produce("message-events", batch).await;
-        }
-        Some(Self { system, messages })
+        let bytes = Input::new(chats, 1).publish(&system, messages).await;
+        Some(Self { system, messages, bytes, memory: Vec::new() })
     }
 
     /// What the process spends on all messages, from a cold start: Redis is empty and nothing is committed.
     pub async fn product(&mut self) -> Cost {
         self.system.redis.flushall().await;
+        let empty = self.used_memory().await;
         self.system.restart("aggregate").await;
         let process = &self.system.aggregate.process;
         // Before the first reading some may be done.
@@ -60,7 +57,20 @@ impl Filled {
         }
         let cost = Reading::of(process.pid()).since(began, self.messages - done);
         stop(&self.system).await;
+        self.memory.push(self.used_memory().await - empty);
         cost
+    }
+
+    /// Bytes of Redis for a message in a window, and those of its event; the mean of all.
+    pub fn memory_each(&self) -> Option<(f64, f64)> {
+        let of_all = *self.memory.last()? as f64 / WINDOWS.len() as f64;
+        Some((of_all / self.messages as f64, self.bytes as f64 / self.messages as f64))
+    }
+
+    async fn used_memory(&self) -> u64 {
+        let info: String = self.system.redis.command(&["INFO", "memory"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("Redis says it");
+        line.trim().parse().expect("it is a number")
     }
 
     /// The floor: the same records read, and appended to Redis chat by chat.

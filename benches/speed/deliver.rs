@@ -13,11 +13,9 @@ use super::{
     cost::{Cost, Reading},
     input::Input,
     receiver::Nginx,
-    support::{LIMIT, Outgoing, System, system, wait_until, webhook},
+    support::{LIMIT, System, system, wait_until, webhook},
 };
 
-/// Records published at once.
-const BATCH: usize = 20_000;
 /// How often it is asked how far the process is.
 const PACE: Duration = Duration::from_millis(100);
 /// Requests in flight at once: the ceiling of a webhook.
@@ -51,13 +49,7 @@ impl Filled {
 
     /// Has `aggregate` publish bundles of so many messages more.
     pub async fn fill(&mut self, messages: usize) {
-        for from in (0..messages).step_by(BATCH) {
-            let batch = (from..(from + BATCH).min(messages)).map(|_| {
-                let (chat, event) = self.input.next();
-                Outgoing::new(chat, event)
-            });
-            self.system.produce("message-events", batch).await;
-        }
+        self.input.publish(&self.system, messages).await;
         let before = self.published;
         self.published += messages;
         let (series, all) = ("bundlehook_bundles_published_total", self.published as f64);

@@ -5,6 +5,10 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rand_distr::{Distribution as _, LogNormal, Zipf};
 use serde_json::{Value, json};
 
+use super::support::{Outgoing, System};
+
+/// Messages published at once.
+const BATCH: usize = 20_000;
 /// Half of the texts are shorter, in characters.
 const MEDIAN: f64 = 40.0;
 /// Spread of the logarithm of lengths: one text in a hundred has more than 650 characters.
@@ -51,14 +55,26 @@ impl Input {
     }
 
     /// The next message: its chat, which is the record's key, and the event.
-    pub fn next(&mut self) -> (String, String) {
+    fn next(&mut self) -> (String, String) {
         let chat = self.chat.sample(&mut self.random) as u64;
         let event = self.event(chat);
         (chat.to_string(), event.to_string())
     }
 
+    /// Publishes so many messages; answers how many bytes their events have.
+    pub async fn publish(&mut self, system: &System, messages: usize) -> usize {
+        let mut bytes = 0;
+        for from in (0..messages).step_by(BATCH) {
+            let batch: Vec<_> = (from..(from + BATCH).min(messages)).map(|_| self.next()).collect();
+            bytes += batch.iter().map(|(_, event)| event.len()).sum::<usize>();
+            let records = batch.into_iter().map(|(chat, event)| Outgoing::new(chat, event));
+            system.produce("message-events", records).await;
+        }
+        bytes
+    }
+
     /// A message of this chat.
-    pub fn event(&mut self, chat: u64) -> Value {
+    fn event(&mut self, chat: u64) -> Value {
         let length = self.length.sample(&mut self.random).clamp(1.0, LONGEST) as usize;
         let mut text = String::new();
         while text.chars().count() < length {

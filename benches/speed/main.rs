@@ -82,6 +82,12 @@ async fn measure_aggregate(options: &Options) -> Option<Figure> {
         let floor = filled.floor().await;
         figure.take(round, floor, filled.product().await);
     }
+    if let Some((redis, event)) = filled.memory_each() {
+        eprintln!(
+            "a message in a window: {redis:.0} bytes of Redis, {:.2} of its event's {event:.0}",
+            redis / event
+        );
+    }
     Some(figure)
 }
 
