@@ -224,7 +224,9 @@ class System:
             "--workspaces", str(plan.workspaces), "--max-ahead", str(int(plan.hour * 1000)),
             "--span", str(int(plan.seconds * 1000)), "--out", "events.jsonl",
         )
-        env = environment({"KAFKA_BROKERS": self.rig.brokers, "TOPIC_PREFIX": self.prefix})
+        # It waits for brokers that are gone, however long.
+        properties = {"KAFKA_PROPERTIES": "message.timeout.ms=600000"}
+        env = environment({"KAFKA_BROKERS": self.rig.brokers, "TOPIC_PREFIX": self.prefix} | properties)
         command = [self.binary, "produce", "--file", self.folder / "events.jsonl", "--rate", plan.rate]
         self._load = spawn(command, self.folder / "produce.log", env=env)
         self.began = time.time()

@@ -211,7 +211,7 @@ def _plan(least: float) -> Callable[[float], Plan]:
 
 
 ROWS = [
-    Row("points", "processes die at each named step", points, tuple(f"died at {point.name}" for point in POINTS), _plan(240)),
+    Row("points", "processes die at each named step", points, tuple(f"died at {point.name}" for point in POINTS), _plan(360)),
     Row("stalls", "processes stand still at each named step until others took over", stalls,
-        tuple(f"stood still at {point.name}" for point in POINTS), _plan(320)),
+        tuple(f"stood still at {point.name}" for point in POINTS), _plan(420)),
 ]

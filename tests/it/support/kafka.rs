@@ -270,6 +270,17 @@ impl Kafka {
         wait_for_leaders(&self.servers, topic, partitions).await;
     }
 
+    /// The broker that leads the first partition of a topic, counted from 0.
+    pub async fn leader(&self, topic: &str) -> usize {
+        let (servers, topic) = (self.servers.clone(), topic.to_owned());
+        let leader = blocking(move || {
+            let consumer: BaseConsumer = client(&servers).create().expect("a consumer needs no network");
+            let cluster = consumer.fetch_metadata(Some(&topic), LIMIT).expect("the brokers answer");
+            cluster.topics()[0].partitions()[0].leader()
+        });
+        usize::try_from(leader.await - 1).expect("it has a leader, and ids begin at 1")
+    }
+
     /// Runs a class of Apache Kafka's own tools to its end.
     ///
     /// # Panics
