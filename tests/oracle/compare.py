@@ -87,6 +87,9 @@ class Comparison:
         self._wanted: dict[Key, list[dict[str, Any]]] = defaultdict(list)
         for post in expected:
             self._wanted[(post["path"], post["body"])].append(post)
+        # Of one chat, so of one partition: they come in the order of their messages, also where the granularity changed.
+        for posts in self._wanted.values():
+            posts.sort(key=lambda post: post["offset"])
         self._got: dict[Key, list[Request]] = defaultdict(list)
         self.report = Report()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import sys
@@ -792,6 +793,14 @@ class Comparing(unittest.TestCase):
     def test_order_within_a_chat(self) -> None:
         self.received[0], self.received[1] = self.received[1], self.received[0]
         self.assert_differs("out of order")
+
+    def test_equal_posts_of_two_granularities_come_in_the_order_of_their_messages(self) -> None:
+        one, two = [post for post in self.posts if (post.webhook_id, post.chat_id) == ("a", "0")][:2]
+        again = dataclasses.replace(one, granularity="6h", offset=two.offset + 1, identity=["again"])
+        self.posts = [again, one, two]
+        self.received = [self._request(post) for post in (one, two, again)]
+        code, text = self.compare()
+        self.assertEqual(code, 0, text)
 
     def test_order_between_chats_and_webhooks_is_free(self) -> None:
         self.received.sort(key=lambda entry: entry["path"], reverse=True)
