@@ -290,16 +290,19 @@ impl WindowStore {
     /// The call of the script, written at once into the bytes that are sent: nothing is copied once more for a message.
     fn apply_call(&self, plan: &Plan, to: i64, closed: Option<Millis>, rule: &WindowRule) -> Cmd {
         let filters = filter_buckets(&plan.at_once);
-        let windows: usize = plan.chats.iter().map(|chat| chat.windows.len()).sum();
+        let of_chat = |chat: &ChatAppend| -> Vec<String> {
+            chat.windows.iter().map(|window| chat.key(window).name()).collect()
+        };
+        let names: Vec<Vec<String>> = plan.chats.iter().map(of_chat).collect();
+        let windows: usize = names.iter().map(Vec::len).sum();
         let mut call = redis::cmd("EVALSHA");
         call.arg(self.scripts.apply.get_hash()).arg(3 + filters.len() + 3 * windows);
         call.arg(self.owner()).arg(self.key("open")).arg(self.key("parts"));
         for bucket in filters.keys() {
             call.arg(self.key(&format!("seen:{bucket}")));
         }
-        for (chat, window) in plan.chats.iter().flat_map(|chat| chat.windows.iter().map(move |of| (chat, of)))
-        {
-            call.arg(&self.window_keys(&chat.key(window).name())[..]).arg(self.due_key(window.window.end));
+        for (name, window) in names.iter().flatten().zip(plan.chats.iter().flat_map(|chat| &chat.windows)) {
+            call.arg(&self.window_keys(name)[..]).arg(self.due_key(window.window.end));
         }
         call.arg(&self.token).arg(self.applied.load(Ordering::Acquire));
         call.arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
@@ -310,8 +313,8 @@ impl WindowStore {
             call.arg(filters[&bucket]).arg(filters[&(bucket - 1)]);
             call.arg(&message.repeat_key).arg(message.offset).arg(message.arrived.0);
         }
-        for chat in &plan.chats {
-            add_chat(&mut call, chat);
+        for (chat, names) in plan.chats.iter().zip(&names) {
+            add_chat(&mut call, chat, names);
         }
         call
     }
@@ -438,10 +441,10 @@ impl WindowStore {
     }
 }
 
-fn add_chat(call: &mut Cmd, chat: &ChatAppend) {
+fn add_chat(call: &mut Cmd, chat: &ChatAppend, names: &[String]) {
     call.arg(chat.windows.len());
-    for window in &chat.windows {
-        call.arg(chat.key(window).name()).arg(window.window.end.0);
+    for (window, name) in chat.windows.iter().zip(names) {
+        call.arg(name).arg(window.window.end.0);
     }
     call.arg(chat.details.len());
     for (fingerprint, frame) in &chat.details {
