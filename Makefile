@@ -11,7 +11,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what is missing (Debian packages when root, Apache Kafka through Maven)
@@ -52,7 +52,8 @@ faults: release ## break the running system in many ways and account for every m
 proof: release ## a million messages with 200 kills and 20 losses of Redis, in ten chunks; SEED=n
 	@./tests/faults/run --faults proof --messages 100000 --chunks 10 $(if $(SEED),--seed $(SEED)) $(FAULTS_ARGS)
 
-# The release that `upgrade-test` begins with, a tag or commit: the last tag unless set.
+# The release that `upgrade-test` begins with, a tag or commit. Unless set it is the last tag; while there is none, the commit before
+# the schemas of what is stored last changed.
 FROM ?=
 
 .PHONY: upgrade-test
@@ -78,13 +79,27 @@ lint: setup ## check the format, clippy and the import rule
 check-deploy: setup ## check what is in deploy/: manifests, alerts, dashboard, Dockerfile, compose file
 	@deploy/check
 
+# The optimised program without the feature that tests build it with; `cargo bench` puts one that has it in its place.
+BENCH_BINARY := target/bench/bundlehook
+
 .PHONY: bench
-bench: setup ## measure what a message costs, beside the least that it could; ARGS=--help says more
-	@cargo bench --bench speed -- $(ARGS)
+bench: release ## measure what a message costs, beside the least that it could; ARGS=--help says more
+	@install -D target/release/bundlehook $(BENCH_BINARY)
+	@BUNDLEHOOK_TEST_BINARY="$$PWD/$(BENCH_BINARY)" cargo bench --bench speed -- $(ARGS)
+
+.PHONY: bench-floors
+bench-floors: setup ## hold the floors of `bench` against the tools of Kafka, Redis and wrk
+	@$(LOCAL)/setup wrk
+	@$(MAKE) bench ARGS="--check-floors $(ARGS)"
 
 .PHONY: bench-smoke
 bench-smoke: setup ## see that the measurements work: small, not optimised, without goals
 	@cargo bench --profile test --bench speed -- --smoke
+
+.PHONY: bench-instructions
+bench-instructions: setup ## count the instructions of the pure steps by valgrind; ARGS=--save keeps them
+	@$(LOCAL)/setup valgrind
+	@cargo bench --bench instructions -- $(ARGS)
 
 .PHONY: check-image
 check-image: setup ## run the Dockerfile's commands in fresh Debian roots, as root; no Docker needed
@@ -93,10 +108,6 @@ check-image: setup ## run the Dockerfile's commands in fresh Debian roots, as ro
 .PHONY: bench-isolation
 bench-isolation: setup ## measure what bad endpoints cost the other webhooks, in about 8 minutes
 	@cargo bench --bench isolation -- $(ARGS)
-
-.PHONY: bench-rebuild
-bench-rebuild: setup ## measure how fast windows are built up again that Redis lost, beside a consumer that only reads
-	@cargo bench --bench rebuild -- $(ARGS)
 
 .PHONY: services
 services: setup ## start Apache Kafka and Redis on free ports, and print the lines to export

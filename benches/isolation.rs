@@ -7,23 +7,17 @@
 //! broker's acknowledgement of a message to the first byte of its POST at the receiver, both in this process; compared
 //! with the first system are the healthy webhooks alone.
 
+#[path = "speed/paced.rs"]
+mod paced;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use clap::Parser;
-use rdkafka::{
-    ClientConfig, ClientContext,
-    message::DeliveryResult,
-    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
-};
 use serde_json::{Value, json};
 
+use paced::{Sender, Times, latencies, pace, percentile};
 use support::{
     Answer, Receiver, Step, System, answer, event, hang, hostile, message_ids, receiver, refuse, system,
     webhook,
@@ -60,30 +54,11 @@ struct Options {
     bench: bool,
 }
 
-/// When something happened to a message, by its id.
-type Times = Arc<Mutex<HashMap<String, Instant>>>;
-
-/// Notes when the broker acknowledges a message.
-#[derive(Clone)]
-struct Acknowledged(Times);
-
-impl ClientContext for Acknowledged {}
-
-impl ProducerContext for Acknowledged {
-    type DeliveryOpaque = Box<String>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, id: Self::DeliveryOpaque) {
-        result.as_ref().expect("the broker takes every message");
-        self.0.lock().expect("no holder panics").insert(*id, Instant::now());
-    }
-}
-
 /// A system with its endpoints.
 struct Side {
     name: &'static str,
     system: System,
-    producer: ThreadedProducer<Acknowledged>,
-    acknowledged: Times,
+    sender: Sender,
     arrived: Times,
     sent: usize,
     /// Webhooks with a number below this are healthy.
@@ -98,9 +73,8 @@ impl Side {
         let arrived = Times::default();
         let noted = arrived.clone();
         let receiver = receiver(answer(move |request| {
-            let mut arrived = noted.lock().expect("no holder panics");
             for id in message_ids(request) {
-                arrived.entry(id).or_insert(request.arrived);
+                noted.note(id, request.arrived);
             }
             Answer::status(200)
         }));
@@ -115,14 +89,8 @@ impl Side {
             .env("BUNDLEHOOK_LOG", "warn")
             .start(&webhooks)
             .await?;
-        let acknowledged = Times::default();
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", system.kafka.servers())
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "1")
-            .create_with_context(Acknowledged(acknowledged.clone()))
-            .expect("the configuration is valid");
-        Some(Self { name, system, producer, acknowledged, arrived, sent: 0, healthy, _receiver: receiver })
+        let sender = Sender::new(system.kafka.servers(), system.topic("message-events"));
+        Some(Self { name, system, sender, arrived, sent: 0, healthy, _receiver: receiver })
     }
 
     /// Sends the next message of a webhook, and returns its id.
@@ -131,47 +99,26 @@ impl Side {
         let chat = format!("{webhook}-{}", self.sent / WEBHOOKS % CHATS);
         self.sent += 1;
         let value = event(&workspace(webhook), &chat, &id).to_string();
-        let topic = self.system.topic("message-events");
-        let mut record = BaseRecord::with_opaque_to(&topic, Box::new(id.clone())).key(&chat).payload(&value);
-        while let Err((error, returned)) = self.producer.send(record) {
-            assert!(error.rdkafka_error_code().is_some(), "{error}");
-            record = returned;
-            self.producer.poll(Duration::from_millis(10));
-        }
+        self.sender.send(&id, &chat, &value);
         id
     }
 
     /// Sends at a rate for a while, to every webhook in turn, and returns the latencies of the healthy ones in
     /// milliseconds, in order.
     async fn run(&mut self, options: &Options) -> Vec<f64> {
-        let (began, gap) = (Instant::now(), Duration::from_secs(1) / options.rate);
         let mut measured = Vec::new();
         let length = WARM_UP + Duration::from_secs(options.seconds);
-        for n in 0.. {
-            let at = began + gap * n;
-            if at >= began + length {
-                break;
-            }
-            tokio::time::sleep_until(at.into()).await;
-            let webhook = n as usize % WEBHOOKS;
+        pace(options.rate, length, |due| {
+            let webhook = self.sent % WEBHOOKS;
             let id = self.send(webhook);
-            if webhook < self.healthy && at >= began + WARM_UP {
+            if webhook < self.healthy && due >= WARM_UP {
                 measured.push(id);
             }
-        }
-        let arrived = self.arrived.clone();
-        let all_arrived = async || {
-            let arrived = arrived.lock().expect("no holder panics");
-            measured.iter().all(|id| arrived.contains_key(id))
-        };
+        })
+        .await;
+        let all_arrived = async || self.arrived.have(&measured);
         support::wait_until("all that was sent to healthy webhooks", support::LIMIT, all_arrived).await;
-        let (acknowledged, arrived) =
-            (self.acknowledged.lock().expect("no holder panics"), arrived.lock().expect("no holder panics"));
-        let latency =
-            |id: &String| arrived[id].saturating_duration_since(acknowledged[id]).as_secs_f64() * 1e3;
-        let mut latencies: Vec<f64> = measured.iter().map(latency).collect();
-        latencies.sort_by(f64::total_cmp);
-        latencies
+        latencies(&self.sender.acknowledged, &self.arrived, &measured)
     }
 
     /// Memory of the delivering process, in MiB.
@@ -187,10 +134,6 @@ fn workspace(n: usize) -> String {
     format!("ws-{n}")
 }
 
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    sorted[(sorted.len() - 1) * percent / 100]
-}
-
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -201,7 +144,7 @@ async fn park(side: &mut Side, webhook: usize, count: usize) -> f64 {
     for _ in 0..count {
         side.send(webhook);
     }
-    side.producer.flush(Duration::from_mins(1)).expect("the broker takes every message");
+    side.sender.flush();
     let parked = async || side.system.deliver.sum("bundlehook_deliveries_parked{").await >= count as f64;
     support::wait_until("the deliveries to be parked", support::LIMIT * 5, parked).await;
     let queues: Vec<String> = side.system.redis.command(&["KEYS", &format!("*bundles:*:wh-{webhook}")]).await;

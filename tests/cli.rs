@@ -181,6 +181,7 @@ mod wrong_settings {
         wrong("all", "hour", "BUNDLEHOOK_HOUR", "2h", "from `100ms` to `1h`"),
         wrong("all", "window-grace", "BUNDLEHOOK_WINDOW_GRACE", "1", SPAN),
         wrong("all", "max-age", "BUNDLEHOOK_MAX_AGE", "old", SPAN),
+        wrong("all", "reload-within", "BUNDLEHOOK_RELOAD_WITHIN", "soon", SPAN),
         wrong("all", "from", "BUNDLEHOOK_FROM", "middle", "[possible values: beginning, end]"),
         wrong("all", "allow-addresses", "BUNDLEHOOK_ALLOW_ADDRESSES", "10.0.0.0/33", "expected "),
         wrong("all", "deny-addresses", "BUNDLEHOOK_DENY_ADDRESSES", "10.0.0.0/33", "expected "),

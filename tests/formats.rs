@@ -7,20 +7,23 @@
 use std::{fmt::Debug, fs, path::PathBuf};
 
 use bundlehook::{
-    model::health::Health,
+    model::{health::Health, ids::WebhookId},
     wire::{
         attempt, bundle,
         change::Change,
         event, health, log_entry,
         mail_metadata::MailMetadata,
         metadata::{AggregateMetadata, DeliverMetadata, Metadata},
-        notice, settings,
+        notice,
+        sealing::Keys,
+        settings,
         skips::SkipRecord,
         state,
         waiting::{self, WaitingDelivery},
         window_log,
     },
 };
+use secrecy::ExposeSecret;
 use serde_json::Value;
 
 /// What a recorded value means, or why it is refused.
@@ -113,6 +116,24 @@ fn a_later_version_is_refused_by_name_even_if_nothing_else_differs() {
     }
 }
 
+/// What is secret in settings is stored sealed: a recording with its key, which is one of this test alone.
+#[test]
+fn a_recorded_secret_opens_and_one_of_a_later_version_is_refused_and_not_taken_for_plain() {
+    for line in recording("sealed-secrets", "jsonl") {
+        let record: Value = serde_json::from_str(&line).unwrap();
+        let text = |field: &str| record[field].as_str().unwrap();
+        let webhook = WebhookId::parse(text("webhook_id")).unwrap();
+        let opened = Keys::parse(text("key")).unwrap().open(&webhook, text("field"), text("sealed")).unwrap();
+        assert_eq!(opened.expose_secret(), text("text"));
+
+        let later = text("sealed").replace("sealed:v1:", "sealed:v2:");
+        let mut settings: Value = serde_json::from_str(&recording("webhook-settings", "jsonl")[0]).unwrap();
+        settings["headers"]["authorization"] = later.into();
+        let refused = settings::decode(settings.to_string().as_bytes()).unwrap_err();
+        assert!(refused.detail.contains("expected `sealed:v1:"), "{}", refused.detail);
+    }
+}
+
 fn bytes_to_digits(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -146,7 +167,7 @@ fn what_is_written_now_reads_as_its_recording() {
 fn frames(at: usize, text: &str) -> Vec<u8> {
     use bundlehook::{model::time::Millis, wire::body};
     let Ok(event::Decoded::Event(event)) = event::decode(Some(text.as_bytes())) else { panic!("{text}") };
-    let object = String::from_utf8(body::message_object(&event.message)).unwrap();
+    let object = body::message_object(&event.message);
     let message = window_log::LoggedMessage::new(
         &event,
         &object,

@@ -13,7 +13,7 @@ const RULES: [(&str, &[&str]); 10] = [
     ("commands", &["commands", "io", "flow", "wire", "model", "config", "ops"]),
     ("console", &["console", "commands", "io", "flow", "wire", "model", "config", "ops"]),
     ("ops", &["ops", "io", "wire", "model", "config"]),
-    ("tools", &["tools", "commands", "io", "wire", "model", "config"]),
+    ("tools", &["tools", "console", "commands", "io", "wire", "model", "config"]),
     ("roles", &["roles", "console", "tools", "commands", "io", "flow", "wire", "model", "config", "ops"]),
 ];
 

@@ -1,4 +1,4 @@
-//! `make bench`: what the program spends on a message, beside the least that anything with the same clients would.
+//! `make bench`: what the program comes to, beside the least that anything with the same clients would.
 //!
 //! Each figure is measured in rounds, in each of which the floor and the program have their turns on the same bytes, so
 //! that whatever the machine does meanwhile hits both. What counts is the CPU time of the process for a message: rates
@@ -8,39 +8,68 @@
 mod support;
 
 mod aggregate;
+mod check;
+mod close;
 mod cost;
 mod deliver;
 mod figure;
+mod filled;
 mod floor;
+mod growth;
+mod hours;
 mod input;
+mod latency;
+mod memory;
+mod paced;
+mod pure;
+mod rebuild;
 mod receiver;
+mod rig;
+mod rounds;
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
 use figure::Figure;
+use rounds::{Plan, measure};
 
-/// What the program spends on a message, and the floor beside it.
+/// What the program comes to, and the floor beside it.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "these are flags of a command line")]
 struct Options {
     /// Which figures, separated by commas.
-    #[arg(long, value_delimiter = ',', default_values = ["aggregate", "deliver"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Which::value_variants().to_vec())]
     figures: Vec<Which>,
-    /// Messages of a round.
+    /// How often each figure is measured; `close` at most twice, `memory` once.
+    #[arg(long, default_value_t = 2)]
+    rounds: usize,
+    /// Messages of a round of `aggregate` and `rebuild`; `growth` has a quarter.
     #[arg(long, default_value_t = 200_000)]
     messages: usize,
-    /// Chats that they belong to; a few have most of them.
+    /// Windows of a round of `close` and `memory`.
+    #[arg(long, default_value_t = 1_000_000)]
+    windows: usize,
+    /// Deliveries of a round of `deliver`; `growth` has an eighth.
+    #[arg(long, default_value_t = 40_000)]
+    deliveries: usize,
+    /// Chats that messages belong to.
     #[arg(long, default_value_t = 10_000)]
     chats: usize,
-    /// How often each figure is measured.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// One small round of each figure, to see that all of this works.
+    /// Messages a second of `latency`.
+    #[arg(long, default_value_t = 2_000)]
+    rate: u32,
+    /// Seconds of a turn of `latency`.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// One small round of each figure, without goals, to see that all of this works.
     #[arg(long)]
     smoke: bool,
     /// Prints JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// Holds the floors against Kafka's, Redis's and others' own tools instead.
+    #[arg(long)]
+    check_floors: bool,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -50,23 +79,52 @@ struct Options {
 enum Which {
     /// Kafka into windows in Redis.
     Aggregate,
+    /// Windows that are due at once, and messages that come meanwhile.
+    Close,
     /// Bundles to an endpoint.
     Deliver,
+    /// From Kafka's acknowledgement to the endpoint.
+    Latency,
+    /// Of the process for a window, of Redis for a message.
+    Memory,
+    /// Windows that Redis lost.
+    Rebuild,
+    /// Ten times as much, and several processes.
+    Growth,
+}
+
+impl Options {
+    fn for_smoke(mut self) -> Self {
+        (self.rounds, self.messages, self.windows) = (1, 10_000, 8_000);
+        (self.deliveries, self.chats) = (2_000, 500);
+        (self.rate, self.seconds) = (100, 2);
+        self
+    }
+
+    fn plan(&self) -> Plan {
+        Plan { rounds: self.rounds, warm_up: !self.smoke }
+    }
 }
 
 #[tokio::main]
 async fn main() {
     let mut options = Options::parse();
     if options.smoke {
-        (options.messages, options.chats, options.rounds) = (2_000, 200, 1);
+        options = options.for_smoke();
+    }
+    if support::kafka().await.is_none() {
+        return;
+    }
+    if options.check_floors {
+        println!("{}", check::floors(&options).await);
+        return;
     }
     let mut figures = Vec::new();
     for which in &options.figures {
-        let figure = match which {
-            Which::Aggregate => measure_aggregate(&options).await,
-            Which::Deliver => measure_deliver(&options).await,
-        };
-        figures.extend(figure);
+        figures.extend(Box::pin(measured(*which, &options)).await);
+    }
+    if options.smoke {
+        figures = figures.into_iter().map(Figure::without_goals).collect();
     }
     if options.json {
         println!("{:#}", json!(figures.iter().map(Figure::to_json).collect::<Vec<_>>()));
@@ -75,29 +133,28 @@ async fn main() {
     }
 }
 
-async fn measure_aggregate(options: &Options) -> Option<Figure> {
-    let mut figure = Figure::new("aggregate", "message into four windows", options.messages);
-    let mut filled = aggregate::Filled::start(options.messages, options.chats).await?;
-    for round in 1..=options.rounds {
-        let floor = filled.floor().await;
-        figure.take(round, floor, filled.product().await);
-    }
-    if let Some((redis, event)) = filled.memory_each() {
-        eprintln!(
-            "a message in a window: {redis:.0} bytes of Redis, {:.2} of its event's {event:.0}",
-            redis / event
-        );
-    }
-    Some(figure)
-}
-
-async fn measure_deliver(options: &Options) -> Option<Figure> {
-    let mut figure = Figure::new("deliver", "delivery", options.messages);
-    let mut filled = deliver::Filled::start(options.chats).await?;
-    for round in 1..=options.rounds {
-        filled.fill(options.messages).await;
-        let floor = filled.floor().await;
-        figure.take(round, floor, filled.product().await);
-    }
-    Some(figure)
+async fn measured(which: Which, options: &Options) -> Vec<Figure> {
+    let plan = options.plan();
+    // What begins with a fresh system or process in each turn has nothing to warm.
+    let cold = Plan { warm_up: false, ..plan };
+    let figure = match which {
+        Which::Aggregate => measure(aggregate::Aggregate::start(options).await, plan).await,
+        Which::Close => {
+            measure(close::Close::new(options), Plan { rounds: plan.rounds.min(2), ..cold }).await
+        }
+        Which::Deliver => measure(deliver::Deliver::start(options).await, plan).await,
+        Which::Latency => measure(latency::Latency::start(options).await, plan).await,
+        // Bytes, not times: another round would tell the same.
+        Which::Memory => {
+            measure(Box::pin(memory::Memory::start(options)).await, Plan { rounds: 1, ..cold }).await
+        }
+        Which::Rebuild => measure(rebuild::Rebuild::start(options).await, plan).await,
+        Which::Growth => {
+            let starting = (growth::Growth::aggregate(options), growth::Growth::deliver(options));
+            let (aggregate, deliver) = tokio::join!(Box::pin(starting.0), Box::pin(starting.1));
+            let aggregate = measure(aggregate, cold).await;
+            return vec![aggregate, measure(deliver, cold).await];
+        }
+    };
+    vec![figure]
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Child};
 
-use super::support::{HeldPort, LIMIT, children, wait_until};
+use super::support::{self, HeldPort, LIMIT, children, wait_until};
 
 /// A running nginx; ends when it is dropped.
 pub struct Nginx {
@@ -15,13 +15,13 @@ impl Nginx {
     pub async fn start() -> Self {
         let (port, folder) = (HeldPort::new(), children::folder("nginx"));
         let settings = format!(
-            "daemon off; worker_processes 1; error_log stderr; pid nginx.pid;
+            "daemon off; master_process off; error_log stderr; pid nginx.pid;
             events {{ worker_connections 4096; }}
             http {{
                 access_log off; keepalive_requests 1000000000; client_max_body_size 0;
                 client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
                 scgi_temp_path scgi;
-                server {{ listen {} reuseport; location / {{ return 200; }} }}
+                server {{ listen {} reuseport; location / {{ return 200; }} location = /status {{ stub_status; }} }}
             }}",
             port.addr()
         );
@@ -39,6 +39,14 @@ impl Nginx {
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("http://{}/", self.port.addr())
+    }
+
+    /// Requests that it has got so far, this one included.
+    pub async fn requests(&self) -> u64 {
+        let (_, page) = support::get(self.port.addr(), "/status").await.expect("nginx answers");
+        // `accepts`, `handled` and `requests` stand in the third line.
+        let counts = page.lines().nth(2).and_then(|line| line.split_whitespace().nth(2));
+        counts.and_then(|count| count.parse().ok()).expect("nginx counts requests")
     }
 }
 

@@ -3,7 +3,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use ipnet::IpNet;
 use url::Url;
 
-use super::{Given, InFile, value};
+use super::{Given, InFile, ReadOnce, value};
 use crate::model::{
     address::{AddressPolicy, AllowedAddress, DEFAULT_PORTS, PortRule},
     retry::RetrySchedule,
@@ -46,7 +46,8 @@ pub struct DeliverySettings {
         value_name = "IP[:PORT]"
     )]
     pub dns_servers: Vec<SocketAddr>,
-    /// A PEM file of certificate authorities to trust beside those that browsers trust.
+    /// A PEM file of certificate authorities to trust beside those that browsers trust. Where it changes, the role begins
+    /// anew.
     #[arg(long, env = "BUNDLEHOOK_CA_BUNDLE", value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
     /// An egress proxy to reach endpoints through, by CONNECT to the vetted address. Its own address is not vetted.
@@ -58,10 +59,11 @@ pub struct DeliverySettings {
         value_name = "URL"
     )]
     egress_proxy: Option<ProxyUrl>,
-    /// A file with that URL, to keep its password out of variables. Read at the start.
+    /// A file with that URL, to keep its password out of variables. Where it changes, the role begins anew.
     #[arg(long, env = "BUNDLEHOOK_EGRESS_PROXY_FILE", value_name = "FILE", conflicts_with = "egress_proxy")]
     egress_proxy_file: Option<InFile<ProxyUrl>>,
-    /// A file with the keys that open sealed secrets, a line `ID:BASE64` each, 32 bytes; read at the start.
+    /// A file with the keys that open sealed secrets, a line `ID:BASE64` each, 32 bytes. Where it changes, the role begins
+    /// anew.
     #[arg(long, env = "BUNDLEHOOK_SEALING_KEYS", value_name = "FILE")]
     pub sealing_keys: Option<PathBuf>,
     /// Pauses after the first, second … consecutive failure; the last one repeats.
@@ -139,6 +141,14 @@ impl DeliverySettings {
     pub fn egress_proxy(&self) -> Option<Url> {
         let given = Given::either(self.egress_proxy.clone(), self.egress_proxy_file.clone());
         given.map(|given| given.first().0.clone())
+    }
+
+    /// Adds the authorities, the egress proxy's file and the sealing keys.
+    pub fn add_read_once(&self, files: &mut ReadOnce) {
+        if let Some(file) = &self.egress_proxy_file {
+            files.add_read(file);
+        }
+        [&self.ca_bundle, &self.sealing_keys].into_iter().flatten().for_each(|path| files.add(path));
     }
 
     /// How long a request in flight may take when the process stops: the request's deadline plus 5 s.

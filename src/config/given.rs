@@ -6,12 +6,16 @@ use std::{
     str::FromStr,
 };
 
+use super::read_once::Content;
+
 /// A setting that stands in a file, as a mounted secret does. Its variable ends in `_FILE`.
 #[derive(Clone)]
 pub struct InFile<T> {
     path: PathBuf,
     /// What the file held at the start.
     first: T,
+    /// The same by its bytes.
+    content: Content,
 }
 
 impl<T: FromStr<Err: fmt::Display>> FromStr for InFile<T> {
@@ -19,7 +23,8 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for InFile<T> {
 
     fn from_str(path: &str) -> Result<Self, String> {
         let path = PathBuf::from(path);
-        Ok(Self { first: read(&path)?, path })
+        let (first, content) = read(&path)?;
+        Ok(Self { path, first, content })
     }
 }
 
@@ -27,6 +32,16 @@ impl<T> InFile<T> {
     /// What the file held at the start.
     pub(super) fn first(&self) -> &T {
         &self.first
+    }
+
+    /// The same by its bytes.
+    pub(super) fn content(&self) -> Content {
+        self.content
+    }
+
+    /// The name of the file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -70,21 +85,25 @@ impl<T: FromStr<Err: fmt::Display> + Clone> Given<T> {
         match self {
             Self::Value(value) => Ok(value.clone()),
             Self::File(file) => {
-                read(&file.path).map_err(|problem| format!("`{}`: {problem}", file.path.display()))
+                let read = read(&file.path);
+                read.map(|(value, _)| value)
+                    .map_err(|problem| format!("`{}`: {problem}", file.path.display()))
             }
         }
     }
 }
 
-/// What a file holds. The ends of lines after it do not count.
-fn read<T: FromStr<Err: fmt::Display>>(path: &Path) -> Result<T, String> {
+/// What a file holds, as a value and by its bytes. The ends of lines after the value do not count.
+fn read<T: FromStr<Err: fmt::Display>>(path: &Path) -> Result<(T, Content), String> {
     let text = fs::read_to_string(path)
         .map_err(|error| format!("the file can't be read ({error}), expected one"))?;
+    let content = Content::of(text.as_bytes());
     let text = text.trim_end_matches(['\n', '\r']);
     if text.trim().is_empty() {
         return Err("the file is empty, expected the setting in it".to_owned());
     }
-    text.parse().map_err(|expected| format!("what the file holds can't be used, {expected}"))
+    let value = text.parse().map_err(|expected| format!("what the file holds can't be used, {expected}"))?;
+    Ok((value, content))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use clap::Subcommand;
 
-use super::{KafkaSettings, RedisSettings, SealedSettings, value};
+use super::{KafkaSettings, RedisSettings, SealedSettings, SignInSettings, value};
 use crate::model::time::Millis;
 
 /// Settings of `doctor`.
@@ -13,6 +13,8 @@ pub struct DoctorCommand {
     pub redis: RedisSettings,
     #[command(flatten)]
     pub sealed: SealedSettings,
+    #[command(flatten)]
+    pub sign_in: SignInSettings,
     #[command(flatten)]
     pub output: OutputSettings,
 }

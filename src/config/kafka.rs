@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
-use super::{InFile, value};
+use super::{InFile, ReadOnce, value};
 
 /// How to reach Kafka.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,8 +17,8 @@ pub struct KafkaSettings {
         hide_env_values = true
     )]
     properties: PropertyList,
-    /// A file with such properties, separated by commas or line ends, to keep passwords out of variables. Read at the
-    /// start.
+    /// A file with such properties, separated by commas or line ends, to keep passwords out of variables. Where it
+    /// changes, or a file that a property names, a role begins anew.
     #[arg(
         long = "kafka-properties-file",
         env = "BUNDLEHOOK_KAFKA_PROPERTIES_FILE",
@@ -36,6 +36,21 @@ impl KafkaSettings {
     pub fn embedded(brokers: String, properties: BTreeMap<String, String>) -> Self {
         let topics = TopicSettings { prefix: String::new() };
         Self { brokers, properties: PropertyList(properties), properties_file: None, topics }
+    }
+
+    /// Adds the file with properties, and those that properties name: librdkafka reads them as a client is made.
+    pub fn add_read_once(&self, files: &mut ReadOnce) {
+        if let Some(file) = &self.properties_file {
+            files.add_read(file);
+        }
+        let names_a_file =
+            |name: &str| [".location", ".keytab", ".file"].iter().any(|end| name.ends_with(end));
+        let named = self.properties().iter().filter(|(name, _)| names_a_file(name));
+        // One may have a value that is no path, such as `probe`.
+        named
+            .map(|(_, value)| Path::new(value))
+            .filter(|path| path.exists())
+            .for_each(|path| files.add(path));
     }
 
     /// Names and values of librdkafka properties.

@@ -9,6 +9,7 @@ mod inspection;
 mod kafka;
 mod mail;
 mod ops;
+mod read_once;
 mod redis;
 mod sealed;
 mod serve;
@@ -36,9 +37,10 @@ pub use self::{
     kafka::{KafkaSettings, TopicSettings},
     mail::{MailSettings, OptionalSmtpSettings, SmtpSettings, SmtpTls, SmtpUrl},
     ops::{LogFormat, LogSettings, OpsSettings},
+    read_once::ReadOnce,
     redis::{RedisServers, RedisSettings, RedisTls},
     sealed::SealedSettings,
-    serve::{ForwardedHeader, SealingSettings, ServeSettings, SettingsBy},
+    serve::{ForwardedHeader, SealingSettings, ServeSettings, SettingsBy, SignInSettings},
     start::{StartFrom, StartSettings},
     tools::{DevSettings, ProduceSettings, ReceiveSettings, TopicsSettings},
     webhook::{

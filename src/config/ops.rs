@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::value;
 
@@ -14,6 +14,15 @@ pub struct OpsSettings {
         value_parser = value::socket_addr
     )]
     pub http_addr: SocketAddr,
+    /// A process begins anew, under the same process id, where a file has changed that is read only at the start. It does
+    /// so at a random moment within this time, so that not all do at once; `0`: it never does.
+    #[arg(
+        long,
+        env = "BUNDLEHOOK_RELOAD_WITHIN",
+        default_value = "1m",
+        value_parser = value::duration_or_zero
+    )]
+    pub reload_within: Duration,
 }
 
 /// What is logged, and how.

@@ -3,7 +3,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use redis::IntoConnectionInfo as _;
 use url::Url;
 
-use super::{Given, InFile};
+use super::{Given, InFile, ReadOnce};
 
 /// What a URL of Redis may look like.
 const EXPECTED: &str = "expected a URL like `redis://host:6379/0`, `rediss://user:password@host`, `redis+unix:///path`, \
@@ -29,7 +29,8 @@ pub struct RedisSettings {
         hide_env_values = true
     )]
     servers: Option<RedisServers>,
-    /// A file with that URL, to keep its password out of variables. Read anew for each connection, but for a Cluster.
+    /// A file with that URL, to keep its password out of variables. Read anew for each connection; where it is that of a
+    /// Cluster and changes, a role begins anew.
     #[arg(
         long = "redis-url-file",
         env = "BUNDLEHOOK_REDIS_URL_FILE",
@@ -57,10 +58,24 @@ impl RedisSettings {
         let given = Given::either(self.servers.clone(), self.servers_file.clone());
         given.expect("the command line demands one of both")
     }
+
+    /// Adds the files of a Cluster, whose client reads them as it is made. For other servers they are read anew for each
+    /// connection.
+    pub fn add_read_once(&self, files: &mut ReadOnce) {
+        if !matches!(self.servers().first(), RedisServers::Cluster(_)) {
+            return;
+        }
+        if let Some(file) = &self.servers_file {
+            files.add_read(file);
+        }
+        let RedisTls { redis_ca_bundle, redis_certificate, redis_certificate_key } = &self.tls;
+        let named = [redis_ca_bundle, redis_certificate, redis_certificate_key];
+        named.into_iter().flatten().for_each(|path| files.add(path));
+    }
 }
 
-/// Whom to trust, and what to show, where Redis is reached by TLS. The files are read anew for each connection, but
-/// for a Cluster, which has them read once.
+/// Whom to trust, and what to show, where Redis is reached by TLS. The files are read anew for each connection; where
+/// those of a Cluster change, a role begins anew.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RedisTls {
     /// The authorities that may have signed the servers' certificates, in PEM, instead of those that the system trusts.

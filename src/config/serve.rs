@@ -16,21 +16,8 @@ pub struct ServeSettings {
         value_parser = value::socket_addr
     )]
     pub console_addr: SocketAddr,
-    /// A file with the public keys (JWKS) of whoever signs tokens with RS256 or ES256.
-    #[arg(long, env = "BUNDLEHOOK_JWT_JWKS", value_name = "FILE")]
-    pub jwt_jwks: Option<PathBuf>,
-    /// A file with the secret of whoever signs tokens with HS256, 32 bytes or more.
-    #[arg(long, env = "BUNDLEHOOK_JWT_SECRET", value_name = "FILE", conflicts_with = "jwt_jwks")]
-    pub jwt_secret: Option<PathBuf>,
-    /// The issuer that tokens must name.
-    #[arg(long, env = "BUNDLEHOOK_JWT_ISSUER", default_value = "bundlehook")]
-    pub jwt_issuer: String,
-    /// The audience that tokens must name.
-    #[arg(long, env = "BUNDLEHOOK_JWT_AUDIENCE", default_value = "bundlehook")]
-    pub jwt_audience: String,
-    /// A file with admin tokens, a line `NAME:SHA256` each: the hash of the token in hexadecimal digits.
-    #[arg(long, env = "BUNDLEHOOK_ADMIN_TOKENS", value_name = "FILE")]
-    pub admin_tokens: Option<PathBuf>,
+    #[command(flatten)]
+    pub sign_in: SignInSettings,
     /// Who writes webhook settings: people in the console, or a system upstream (the console shows them read-only, and
     /// can enable, test and re-send).
     #[arg(long = "settings-by", env = "BUNDLEHOOK_SETTINGS", default_value = "console")]
@@ -68,6 +55,35 @@ pub struct ServeSettings {
     pub forwarded_header: ForwardedHeader,
 }
 
+/// Who can sign in.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Console")]
+pub struct SignInSettings {
+    /// A file with the public keys (JWKS) of whoever signs tokens with RS256 or ES256.
+    #[arg(long, env = "BUNDLEHOOK_JWT_JWKS", value_name = "FILE")]
+    pub jwt_jwks: Option<PathBuf>,
+    /// A file with the secret of whoever signs tokens with HS256, 32 bytes or more.
+    #[arg(long, env = "BUNDLEHOOK_JWT_SECRET", value_name = "FILE", conflicts_with = "jwt_jwks")]
+    pub jwt_secret: Option<PathBuf>,
+    /// The issuer that tokens must name.
+    #[arg(long, env = "BUNDLEHOOK_JWT_ISSUER", default_value = "bundlehook")]
+    pub jwt_issuer: String,
+    /// The audience that tokens must name.
+    #[arg(long, env = "BUNDLEHOOK_JWT_AUDIENCE", default_value = "bundlehook")]
+    pub jwt_audience: String,
+    /// A file with admin tokens, a line `NAME:SHA256` each: the hash of the token in hexadecimal digits.
+    #[arg(long, env = "BUNDLEHOOK_ADMIN_TOKENS", value_name = "FILE")]
+    pub admin_tokens: Option<PathBuf>,
+}
+
+impl SignInSettings {
+    /// True if there is a file that could name somebody.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        [&self.jwt_jwks, &self.jwt_secret, &self.admin_tokens].iter().any(|file| file.is_some())
+    }
+}
+
 /// In which form a proxy names the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ForwardedHeader {
@@ -91,7 +107,7 @@ pub enum SettingsBy {
 #[command(next_help_heading = "Console")]
 pub struct SealingSettings {
     /// A file with the keys that seal secrets and header values, a line `ID:BASE64` each, 32 bytes. The first one seals.
-    /// Without it settings that hold secrets are refused.
+    /// Without it settings that hold secrets are refused. Where it changes, the role begins anew.
     #[arg(long, env = "BUNDLEHOOK_SEALING_KEYS", value_name = "FILE")]
     pub sealing_keys: Option<PathBuf>,
 }

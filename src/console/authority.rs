@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::identity::{Caller, Role};
 use crate::{
-    config::ServeSettings,
+    config::SignInSettings,
     model::{ids::WorkspaceId, time::Millis, webhook::Owner},
 };
 
@@ -69,7 +69,7 @@ struct Claims {
 
 impl Authority {
     /// Understands the files that the settings name.
-    fn of(settings: &ServeSettings, files: &Files) -> Result<Self, AuthorityError> {
+    fn of(settings: &SignInSettings, files: &Files) -> Result<Self, AuthorityError> {
         let mut authority = Self::new(settings);
         if let Some(file) = &files.jwks {
             let set: JwkSet =
@@ -100,7 +100,7 @@ impl Authority {
         Ok(authority)
     }
 
-    fn new(settings: &ServeSettings) -> Self {
+    fn new(settings: &SignInSettings) -> Self {
         Self {
             keys: Vec::new(),
             issuer: settings.jwt_issuer.clone(),
@@ -109,7 +109,7 @@ impl Authority {
         }
     }
 
-    fn with_secret(settings: &ServeSettings, secret: &str) -> Self {
+    fn with_secret(settings: &SignInSettings, secret: &str) -> Self {
         let mut authority = Self::new(settings);
         // Whoever made it up made it long enough.
         let _ = authority.secret(secret);
@@ -203,13 +203,31 @@ struct Files {
 }
 
 impl Files {
-    fn read(settings: &ServeSettings) -> Result<Self, AuthorityError> {
+    fn read(settings: &SignInSettings) -> Result<Self, AuthorityError> {
         Ok(Self {
             jwks: File::read(settings.jwt_jwks.as_ref())?,
             secret: File::read(settings.jwt_secret.as_ref())?,
             admins: File::read(settings.admin_tokens.as_ref())?,
         })
     }
+}
+
+/// How many could sign in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Believable {
+    /// Keys that people's tokens may be signed with.
+    pub keys: usize,
+    /// Operators with a token of their own.
+    pub operators: usize,
+}
+
+/// Who could sign in by the files that the settings name.
+///
+/// # Errors
+/// If one can't be used, or nobody could.
+pub fn believable(settings: &SignInSettings) -> Result<Believable, AuthorityError> {
+    let authority = Authority::of(settings, &Files::read(settings)?)?;
+    Ok(Believable { keys: authority.keys.len(), operators: authority.admins.len() })
 }
 
 /// Whom to believe at the moment.
@@ -220,7 +238,7 @@ pub type Believed = watch::Receiver<Arc<Authority>>;
 ///
 /// # Errors
 /// If one can't be used at the start, or nobody could sign in.
-pub fn believed(settings: &ServeSettings, stop: CancellationToken) -> Result<Believed, AuthorityError> {
+pub fn believed(settings: &SignInSettings, stop: CancellationToken) -> Result<Believed, AuthorityError> {
     let files = Files::read(settings)?;
     let (sender, believed) = watch::channel(Arc::new(Authority::of(settings, &files)?));
     tokio::spawn(keep_up(settings.clone(), files, sender, stop));
@@ -228,7 +246,7 @@ pub fn believed(settings: &ServeSettings, stop: CancellationToken) -> Result<Bel
 }
 
 async fn keep_up(
-    settings: ServeSettings,
+    settings: SignInSettings,
     mut files: Files,
     sender: watch::Sender<Arc<Authority>>,
     stop: CancellationToken,
@@ -265,7 +283,7 @@ async fn keep_up(
 
 /// One that believes a secret that was made up just now, and stays as it is; for `dev`.
 #[must_use]
-pub fn believed_secret(settings: &ServeSettings, secret: &str) -> Believed {
+pub fn believed_secret(settings: &SignInSettings, secret: &str) -> Believed {
     watch::channel(Arc::new(Authority::with_secret(settings, secret))).1
 }
 

@@ -17,7 +17,9 @@ use axum::Router;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-pub use self::authority::{Authority, AuthorityError, Believed, believed, believed_secret};
+pub use self::authority::{
+    Authority, AuthorityError, Believable, Believed, believable, believed, believed_secret,
+};
 use self::{client::Proxies, limits::FailedSignIns, live::LiveEvents};
 use crate::{
     commands::{ChangeLog, Commands},
@@ -47,6 +49,8 @@ pub struct Console {
     frame_ancestors: Vec<String>,
     /// A link may sign in; for `dev`.
     links: bool,
+    /// Streams of events end with it.
+    stop: CancellationToken,
 }
 
 /// What the console stands on.
@@ -59,6 +63,8 @@ pub struct Uses {
     /// E-mails that are shown instead of being sent.
     pub mails: Option<Outbox>,
     pub metrics: Metrics,
+    /// Ends what is told as it happens, so that nobody's page holds up the end.
+    pub stop: CancellationToken,
 }
 
 type Shared = Arc<Console>;
@@ -76,7 +82,7 @@ impl Console {
         stop: &CancellationToken,
     ) -> anyhow::Result<(Arc<Self>, oneshot::Receiver<()>)> {
         let (live, ended) = LiveEvents::start(&uses.commands, kafka, embedded, stop)?;
-        let Uses { commands, changes, believed, rule, mails, metrics } = uses;
+        let Uses { commands, changes, believed, rule, mails, metrics, stop: told } = uses;
         let console = Self {
             commands,
             changes,
@@ -91,6 +97,7 @@ impl Console {
             max_webhooks: settings.max_webhooks as usize,
             frame_ancestors: settings.frame_ancestors.clone(),
             links: embedded,
+            stop: told,
         };
         Ok((Arc::new(console), ended))
     }
@@ -114,7 +121,8 @@ impl Console {
             .with_state(self.clone())
     }
 
-    /// Serves until it is told to stop. Returns once the port is open, with the task that serves.
+    /// Serves until it is told to stop, and then until the requests that have come are answered. Returns once the port is
+    /// open, with the task that serves.
     ///
     /// # Errors
     /// If the port can't be opened.

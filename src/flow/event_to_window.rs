@@ -14,7 +14,7 @@ use crate::{
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{NonePosition, Position},
         time::Millis,
-        window::{Granularity, Window, WindowKey, WindowRules, effective_time},
+        window::{Granularity, Window, WindowRules, effective_time},
     },
     wire::{
         Poison, body,
@@ -76,10 +76,10 @@ pub struct MessageAppend {
 }
 
 impl ChatAppend {
-    /// What names one of its windows.
+    /// The name of one of its windows in Redis.
     #[must_use]
-    pub fn key(&self, window: &ChatWindow) -> WindowKey {
-        WindowKey { window: window.window, workspace: self.workspace.clone(), chat: self.chat.clone() }
+    pub fn name(&self, window: &ChatWindow) -> String {
+        window.window.name(&self.workspace, &self.chat)
     }
 
     /// Itself with each message in each window, in the order in which the store numbers them.
@@ -316,15 +316,12 @@ fn append_to<'p, 'r>(
 impl ChatAppend {
     fn take(&mut self, record: &SourceRecord<'_>, event: &Event<'_>) {
         let object = body::message_object(&event.message);
-        // Written by serde_json, so it is UTF-8.
-        let object = String::from_utf8_lossy(&object);
         let details = encode(&Frame::ChatV1(ChatDetails::of(event)));
-        let mut hasher = DefaultHasher::new();
-        details.hash(&mut hasher);
-        let fingerprint = hasher.finish();
-        let known = self.details.iter().position(|(known, _)| *known == fingerprint);
+        let known = self.details.iter().rposition(|(_, known)| *known == details);
         let details = known.unwrap_or_else(|| {
-            self.details.push((fingerprint, details));
+            let mut hasher = DefaultHasher::new();
+            details.hash(&mut hasher);
+            self.details.push((hasher.finish(), details));
             self.details.len() - 1
         });
         let (offset, arrived) = (record.offset, record.arrived);

@@ -106,7 +106,7 @@ fn sample(webhook: &Webhook, at: DateTime<Utc>) -> Event<'_> {
 fn aggregated(sample: &Event<'_>) -> Vec<u8> {
     let message = &sample.message;
     let line = Line { sender: &message.sender.full_name, timestamp: message.timestamp, text: &message.text };
-    let object = String::from_utf8(body::message_object(message)).expect("JSON is text");
+    let object = body::message_object(message);
     let object: &RawValue = serde_json::from_str(&object).expect("it was just written");
     let timestamp = body_timestamp(message.timestamp);
     body::aggregated(&Aggregated {

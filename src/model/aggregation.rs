@@ -1,6 +1,15 @@
 //! The `aggregation` field: a whole bundle as HTML for a CRM note (spec, "What the receiver gets").
 
-use chrono::{DateTime, Utc};
+use std::{fmt::Write as _, sync::LazyLock};
+
+use chrono::{
+    DateTime, Utc,
+    format::{Item, StrftimeItems},
+};
+
+/// A time as it stands in a line; parsed once.
+static MINUTE: LazyLock<Vec<Item<'static>>> =
+    LazyLock::new(|| StrftimeItems::new("%Y-%m-%d %H:%M").collect());
 
 /// One line of the note.
 pub struct Line<'a> {
@@ -22,7 +31,8 @@ pub fn html<'a>(lines: impl IntoIterator<Item = Line<'a>>, link: Option<&str>, p
         out.push_str("from ");
         escape_into(&mut out, line.sender);
         out.push_str(" on ");
-        out.push_str(&line.timestamp.format("%Y-%m-%d %H:%M").to_string());
+        // Writing into a text does not fail.
+        let _ = write!(out, "{}", line.timestamp.format_with_items(MINUTE.iter()));
         out.push_str(": ");
         escape_into(&mut out, line.text);
     }
@@ -52,23 +62,27 @@ fn is_http(link: &str) -> bool {
 /// Escapes what has a meaning in HTML, turns line ends into `<br/>` and drops other control characters (category
 /// Cc). Format characters (Cf) stay, since emoji are built with them.
 fn escape_into(out: &mut String, text: &str) {
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\r' => {
-                chars.next_if_eq(&'\n');
-                out.push_str("<br/>");
-            }
-            '\n' => out.push_str("<br/>"),
-            c if c.is_control() => {}
-            c => out.push(c),
+    let is_special = |c: char| matches!(c, '&' | '<' | '>' | '"' | '\'') || c.is_control();
+    let mut rest = text;
+    while let Some(at) = rest.find(is_special) {
+        out.push_str(&rest[..at]);
+        let mut chars = rest[at..].chars();
+        let special = chars.next();
+        rest = chars.as_str();
+        if special == Some('\r') {
+            rest = rest.strip_prefix('\n').unwrap_or(rest);
         }
+        out.push_str(match special {
+            Some('&') => "&amp;",
+            Some('<') => "&lt;",
+            Some('>') => "&gt;",
+            Some('"') => "&quot;",
+            Some('\'') => "&#39;",
+            Some('\r' | '\n') => "<br/>",
+            _ => "",
+        });
     }
+    out.push_str(rest);
 }
 
 #[cfg(test)]

@@ -108,7 +108,11 @@ const MAX_SECONDS: i64 = 253_402_300_799;
 /// The form of every timestamp in a body: `2021-02-24T16:25:29+0000`, in UTC, fractions cut.
 #[must_use]
 pub fn body_timestamp(time: DateTime<Utc>) -> String {
-    time.format("%Y-%m-%dT%H:%M:%S+0000").to_string()
+    // Not by a pattern, which is read anew each time.
+    let mut text = time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    text.truncate(text.len() - "Z".len());
+    text.push_str("+0000");
+    text
 }
 
 #[cfg(test)]

@@ -160,6 +160,15 @@ pub struct Window {
     pub end: Millis,
 }
 
+impl Window {
+    /// The name of a chat's window in Redis. Names of one first offset are in the order of their granularities.
+    #[must_use]
+    pub fn name(&self, workspace: &str, chat: &str) -> String {
+        let Self { granularity, start, end } = self;
+        format!("{:02}/{}/{}/{}/{workspace}{chat}", granularity.hours(), start.0, end.0, workspace.len())
+    }
+}
+
 /// The time that decides a message's windows.
 ///
 /// Never before `arrived - grace` nor before the last closed boundary: a message that comes late counts as of
@@ -189,12 +198,10 @@ pub struct WindowKey {
 }
 
 impl WindowKey {
-    /// The window's name in Redis. Names of one first offset are in the order of their granularities.
+    /// The window's name in Redis.
     #[must_use]
     pub fn name(&self) -> String {
-        let Window { granularity, start, end } = self.window;
-        let (workspace, chat) = (&self.workspace, &self.chat);
-        format!("{:02}/{}/{}/{}/{workspace}{chat}", granularity.hours(), start.0, end.0, workspace.len())
+        self.window.name(&self.workspace, &self.chat)
     }
 
     /// Reads a name.

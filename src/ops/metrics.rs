@@ -58,6 +58,8 @@ metrics! {
     build_info: IntGaugeVec = "build_info" &["version"];
     /// Unix time at which the process started, in seconds.
     start_time: Gauge = "start_time_seconds" ();
+    /// 1 while files that are read only at the start hold something else than then, else 0.
+    reload_pending: IntGauge = "reload_pending" ();
 
     /// Message events read from Kafka.
     events_read: IntCounter = "events_read_total" ();

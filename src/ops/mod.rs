@@ -1,5 +1,6 @@
-//! What operators see: metrics, probes, logs; and how a process stops.
+//! What operators see: metrics, probes, logs; and how a process stops or begins anew.
 
+pub mod anew;
 pub mod failpoint;
 pub mod http;
 pub mod logging;

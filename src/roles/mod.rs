@@ -9,29 +9,35 @@ pub mod notify;
 pub mod process;
 pub mod rebuild;
 mod reflecting;
+mod reload;
 mod serve;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, bail};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{process::Process, serve::Serve};
+use self::{process::Process, reload::Reload, serve::Serve};
 use crate::{
     config::{
-        AggregateCommand, AllCommand, DeliverCommand, DeliverySettings, Given, KafkaSettings, MailSettings,
-        NotifyCommand, OpsSettings, RedisSettings, SealedSettings, ServeCommand, SmtpUrl, StartFrom,
-        WindowSettings,
+        AggregateCommand, AllCommand, Command, DeliverCommand, DeliverySettings, Given, KafkaSettings,
+        MailSettings, NotifyCommand, OpsSettings, ReadOnce, RedisSettings, SealedSettings, ServeCommand,
+        SmtpUrl, StartFrom, WindowSettings,
     },
     io::{kafka::intake::Intake, smtp::outbox::Outbox},
-    ops::{metrics::Runtime, runtime_delay},
+    ops::{
+        anew,
+        metrics::{Metrics, Runtime},
+        runtime_delay,
+    },
 };
 
 /// How long the last acknowledgements may take when the process stops.
 const FLUSH: Duration = Duration::from_secs(10);
-/// Threads for requests.
-const REQUEST_THREADS: usize = 2;
+/// How long requests to the console that are being answered may take when the process stops.
+const ANSWERS: Duration = Duration::from_secs(15);
 
 /// The roles of a process and what they need.
 pub struct Roles {
@@ -148,26 +154,61 @@ impl From<AllCommand> for Roles {
 }
 
 impl Roles {
-    /// Runs until it is told to stop, then drains.
+    /// The roles of a command; none if it is a tool, or `dev`, which has no settings of its own for Kafka and Redis.
+    fn of(command: Command) -> Option<Self> {
+        Some(match command {
+            Command::Aggregate(command) => command.into(),
+            Command::Deliver(command) => command.into(),
+            Command::Notify(command) => command.into(),
+            Command::Serve(command) => (*command).into(),
+            Command::All(command) => (*command).into(),
+            _ => return None,
+        })
+    }
+
+    /// Runs until it is told to stop, then drains. Where files that are read only at the start have changed it drains, too,
+    /// and the process begins anew.
     ///
     /// # Errors
     /// If the process can't begin, or something went wrong that only a restart or an operator can mend.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let (metrics, told) = (Metrics::start()?, stop.child_token());
+        let began = if self.embedded { ReadOnce::default() } else { self.read_once() };
+        let reload = Reload {
+            began,
+            within: self.ops.reload_within,
+            pending: metrics.reload_pending.clone(),
+            stop: told.clone(),
+        };
+        let mut work = Box::pin(self.work(metrics, told));
+        // Both in one task: if looking at the files panics, the process does not go on without it.
+        tokio::select! {
+            ended = &mut work => ended?,
+            () = reload.watch() => work.await?,
+        }
+        // Who is told to stop while it stops to begin anew ends.
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        Err(anew::begin()).context("the process can't begin anew")
+    }
+
+    async fn work(self, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
         // Ends what serves the roles, after them.
         let end = CancellationToken::new();
         let _ended = end.clone().drop_guard();
         let redis = self.redis;
         let starting =
-            Process::start(self.kafka, &redis, &self.ops, self.require_sealed, self.embedded, &end);
+            Process::start(metrics, self.kafka, &redis, &self.ops, self.require_sealed, self.embedded, &end);
         let (process, unusable) = tokio::select! {
             started = starting => started?,
             () = stop.cancelled() => return Ok(()),
         };
-        let requests = RequestRuntime::start()?;
         let delays = &process.metrics.runtime_delay;
         tokio::spawn(runtime_delay::measure(delays.of(Runtime::Main).clone()));
-        requests.handle().spawn(runtime_delay::measure(delays.of(Runtime::Requests).clone()));
-        let (mut intakes, outbox) = (Vec::new(), Outbox::default());
+        // They outlive the intake.
+        let threads;
+        let (mut intakes, mut serving, outbox) = (Vec::new(), None, Outbox::default());
         if let Some(windows) = self.aggregate {
             let intake = tokio::select! {
                 intake = aggregate::start(&process, windows, self.from, unusable) => intake?,
@@ -176,8 +217,12 @@ impl Roles {
             intakes.push(("aggregate", intake));
         }
         if let Some(settings) = self.deliver {
+            threads = deliver::Threads::start(&process)?;
+            for runtime in threads.runtimes() {
+                runtime.spawn(runtime_delay::measure(delays.of(Runtime::Requests).clone()));
+            }
             let intake = tokio::select! {
-                intake = deliver::start(&process, settings, self.from, requests.handle(), &stop) => intake?,
+                intake = deliver::start(&process, settings, self.from, &threads, &redis, &stop) => intake?,
                 () = stop.cancelled() => return Ok(()),
             };
             intakes.push(("deliver", intake));
@@ -192,7 +237,7 @@ impl Roles {
         if let Some(settings) = self.serve {
             let sealed = SealedSettings { require_sealed: self.require_sealed };
             tokio::select! {
-                served = serve::start(&process, &redis, sealed, settings, outbox, &stop, &end) => served?,
+                started = serve::start(&process, &redis, sealed, settings, outbox, &stop, &end) => serving = Some(started?),
                 () = stop.cancelled() => return Ok(()),
             }
         }
@@ -201,11 +246,17 @@ impl Roles {
         }
         info!("running");
         let failure = wait(&process, &intakes, &stop).await;
+        let answered_by = Instant::now() + ANSWERS;
         for (name, intake) in intakes {
             intake.stop().await.with_context(|| format!("the consumer of {name} can't go on"))?;
         }
         if let Some(reason) = failure {
             bail!(reason);
+        }
+        if let Some(serving) = serving
+            && tokio::time::timeout_at(answered_by, serving).await.is_err()
+        {
+            warn!("requests to the console are given up");
         }
         process.publisher.flush(FLUSH).await.context("the last records were not acknowledged")?;
         info!("stopped");
@@ -230,34 +281,6 @@ async fn wait(process: &Process, intakes: &[(&str, Intake)], stop: &Cancellation
                     return Some(format!("the consumer of {name} has ended"));
                 }
             }
-        }
-    }
-}
-
-/// Requests run on threads of their own.
-struct RequestRuntime(Option<tokio::runtime::Runtime>);
-
-impl RequestRuntime {
-    fn start() -> std::io::Result<Self> {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder
-            .worker_threads(REQUEST_THREADS)
-            .thread_name("requests")
-            .enable_all()
-            .build()
-            .map(|runtime| Self(Some(runtime)))
-    }
-
-    fn handle(&self) -> tokio::runtime::Handle {
-        self.0.as_ref().map_or_else(tokio::runtime::Handle::current, |runtime| runtime.handle().clone())
-    }
-}
-
-impl Drop for RequestRuntime {
-    /// Dropping a runtime would block, which is not allowed here.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
         }
     }
 }

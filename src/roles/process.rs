@@ -45,6 +45,7 @@ impl Process {
     /// # Errors
     /// If a setting can't be used or the port is taken.
     pub async fn start(
+        metrics: Metrics,
         kafka: KafkaSettings,
         redis: &RedisSettings,
         ops: &OpsSettings,
@@ -52,7 +53,7 @@ impl Process {
         embedded: bool,
         stop: &CancellationToken,
     ) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Unusable>)> {
-        let (metrics, probes) = (Metrics::start()?, Probes::default());
+        let probes = Probes::default();
         let topics = Topics::new(&kafka.topics);
         let publisher = Publisher::new(&kafka, embedded)?;
         let (sender, unusable) = mpsc::unbounded_channel();

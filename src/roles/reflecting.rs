@@ -32,6 +32,8 @@ const BATCH: usize = 500;
 const AT_ONCE: usize = 32;
 /// So many records that were handed over wait in memory; what is beyond is read from the topic.
 const WAITING: usize = 2_000;
+/// Records gather for so long before they are taken in: each time takes two calls of Redis, for however many.
+const GATHER: Duration = Duration::from_millis(100);
 /// A record that is missing between others for so long was written by somebody else.
 const GAP: Duration = Duration::from_secs(1);
 /// How often a view is looked at of which nothing comes.
@@ -149,7 +151,10 @@ impl Follower {
         loop {
             let wait = if self.waiting.is_empty() { LOOK } else { GAP };
             match tokio::time::timeout(wait, self.records.recv()).await {
-                Ok(Some((offset, items))) => self.wait_with(offset, items),
+                Ok(Some((offset, items))) => {
+                    self.wait_with(offset, items);
+                    tokio::time::sleep(GATHER).await;
+                }
                 Ok(None) => return Ok(()),
                 Err(_) => {}
             }

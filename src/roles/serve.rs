@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{checks, process::Process};
@@ -39,8 +40,7 @@ impl Serve {
         delivery: &DeliverySettings,
         windows: &WindowSettings,
     ) -> Option<Self> {
-        let files = [&settings.jwt_jwks, &settings.jwt_secret, &settings.admin_tokens];
-        files.iter().any(|file| file.is_some()).then(|| Self {
+        settings.sign_in.is_given().then(|| Self {
             sealing_keys: delivery.sealing_keys.clone(),
             rule: windows.rule(),
             secret: None,
@@ -58,7 +58,7 @@ impl Serve {
         let Some(secret) = &self.secret else { return Ok(()) };
         let until = clock::now() + LINK_LIVES;
         let claims = json!({
-            "iss": self.settings.jwt_issuer, "aud": self.settings.jwt_audience, "exp": until.0 / 1000,
+            "iss": self.settings.sign_in.jwt_issuer, "aud": self.settings.sign_in.jwt_audience, "exp": until.0 / 1000,
             "sub": "dev", "email": "dev@localhost", "workspace_id": "ws-acme", "role": "editor",
             "owner": {"full_name": "Developer", "email": "dev@localhost"},
         });
@@ -73,7 +73,8 @@ pub(super) fn dev_secret() -> String {
     format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
 }
 
-/// Starts the role. It takes requests until it is told to stop; what it stands on ends with `end`.
+/// Starts the role. It takes requests until it is told to stop; what it stands on ends with `end`. The task that is
+/// answered ends when all requests are answered after that.
 ///
 /// # Errors
 /// If a file can't be used, nobody could sign in, or the port is taken.
@@ -85,11 +86,11 @@ pub(super) async fn start(
     outbox: Outbox,
     stop: &CancellationToken,
     end: &CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<JoinHandle<()>> {
     let Serve { settings, sealing_keys, rule, secret } = serve;
     let believed = match &secret {
-        Some(secret) => console::believed_secret(&settings, secret),
-        None => console::believed(&settings, end.clone())?,
+        Some(secret) => console::believed_secret(&settings.sign_in, secret),
+        None => console::believed(&settings.sign_in, end.clone())?,
     };
     let keys = sealing_keys.as_deref().map(sealing_keys::read).transpose()?;
     let sealing = match (keys, secret) {
@@ -118,7 +119,8 @@ pub(super) async fn start(
     let mails = process.embedded.then_some(outbox);
     let metrics = process.metrics.clone();
     commands.measure(metrics.redis_duration.clone());
-    let uses = Uses { commands: commands.clone(), changes, believed, rule, mails, metrics };
+    let uses =
+        Uses { commands: commands.clone(), changes, believed, rule, mails, metrics, stop: stop.clone() };
     let (console, live) = Console::start(uses, &settings, &process.kafka, process.embedded, end)?;
     let bound = console.serve(settings.console_addr, stop.clone()).await;
     let (bound, serving) = bound.with_context(|| {
@@ -126,7 +128,7 @@ pub(super) async fn start(
     })?;
     tracing::info!(addr = %bound, "serving the console and the API");
     let (process, stop, end) = (process.clone(), stop.clone(), end.clone());
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
         // None of them ends before it is told to, unless it died.
         let (what, told) = tokio::select! {
             problem = commands.failed() => return process.fail(problem),
@@ -137,6 +139,5 @@ pub(super) async fn start(
         if !told.is_cancelled() {
             process.fail(what.to_owned());
         }
-    });
-    Ok(())
+    }))
 }

@@ -5,6 +5,7 @@ mod clocks;
 mod groups;
 mod kafka;
 mod settings;
+mod sign_in;
 mod storage;
 
 use std::process::ExitCode;
@@ -30,10 +31,11 @@ pub use self::check::{Check, Level};
 /// # Errors
 /// If nothing can be printed.
 pub async fn run(command: DoctorCommand) -> anyhow::Result<ExitCode> {
-    let DoctorCommand { kafka, redis, sealed, output } = command;
+    let DoctorCommand { kafka, redis, sealed, sign_in, output } = command;
     let mut checks = Vec::new();
     of_kafka(&kafka, sealed, &mut checks).await;
     of_redis(&redis, &mut checks).await;
+    checks.extend(sign_in::check(&sign_in));
     say(&check::show(&checks, output.json)?)?;
     Ok(ExitCode::from(check::worst(&checks) as u8))
 }

@@ -5,10 +5,12 @@ use serde_json::value::RawValue;
 
 use crate::model::event::{Account, Chat, Event, Message};
 
+const ALWAYS: &str = "texts, booleans and lists always serialise";
+
 /// One message as JSON, as it stands in both bodies.
 #[must_use]
-pub fn message_object(message: &Message<'_>) -> Vec<u8> {
-    to_json(message)
+pub fn message_object(message: &Message<'_>) -> String {
+    serde_json::to_string(message).expect(ALWAYS)
 }
 
 /// The body for a message that is sent at once.
@@ -47,7 +49,7 @@ pub fn aggregated(bundle: &Aggregated<'_>) -> Vec<u8> {
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("texts, booleans and lists always serialise")
+    serde_json::to_vec(value).expect(ALWAYS)
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ mod tests {
     fn frames_read_back_one_after_another() {
         let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
         let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else { panic!() };
-        let object = String::from_utf8(body::message_object(&event.message)).unwrap();
+        let object = body::message_object(&event.message);
         let frames = [
             Frame::ChatV1(ChatDetails::of(&event)),
             Frame::MessageV1(LoggedMessage::new(&event, &object, 7, Millis(1_614_183_930_000))),

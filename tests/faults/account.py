@@ -59,26 +59,32 @@ class Account:
         out, by id, may have been answered too late, and is sent again.
         """
         forgot_at = min((fault.since for fault in faults if fault.forgets), default=math.inf)
-        kept = self._without_copies(posts, copies, received, forgot_at)
+        forgotten, again = self._copies(posts, copies, received, forgot_at)
+        kept = [request for request in received if id(request) not in forgotten | again]
         self._compare(posts, kept, store)
-        self._attribute_repeats(kept, Counter(map(key_of, posts)), faults, late.copy())
+        self._attribute_repeats(received, forgotten, Counter(map(key_of, posts)), faults, late.copy())
         self._check_one_at_a_time(posts, kept, faults, late, store)
 
-    def _without_copies(self, posts: list[Post], copies: Counter[Key], received: list[Received], forgot_at: float) -> list[Received]:
-        """Leaves out as many requests as may be copies of what Redis forgot."""
-        wanted = Counter(map(key_of, posts))
-        copies = copies.copy()
-        kept = []
+    def _copies(self, posts: list[Post], copies: Counter[Key], received: list[Received], forgot_at: float) -> tuple[set[int], set[int]]:
+        """As many requests as may be copies of what Redis forgot; and those that repeat one which is like no POST."""
+        demanded = Counter(map(key_of, posts))
+        wanted, copies = demanded.copy(), copies.copy()
+        forgotten, again = set(), set()
+        came: set[tuple[Key, str]] = set()
         for request in received:
             key = (request.path, request.body)
-            if request.status == 200 and wanted[key] > 0:
-                wanted[key] -= 1
-            elif request.status == 200 and copies[key] > 0 and request.received_at >= forgot_at:
-                copies[key] -= 1
-                self.counts["copies that Redis forgot"] += 1
+            if request.status != 200:
                 continue
-            kept.append(request)
-        return kept
+            if wanted[key] > 0:
+                wanted[key] -= 1
+            elif copies[key] > 0 and request.received_at >= forgot_at:
+                copies[key] -= 1
+                forgotten.add(id(request))
+                came.add((key, request.bundle_id))
+            elif not demanded[key] and (key, request.bundle_id) in came:
+                again.add(id(request))
+        self.counts["copies that Redis forgot"] += len(forgotten)
+        return forgotten, again
 
     def _compare(self, posts: list[Post], received: list[Received], store: Store) -> None:
         requests = [compare._request(number, entry.entry(entry.body)) for number, entry in enumerate(received, 1)]
@@ -95,12 +101,19 @@ class Account:
             report.print(10)
         self.details = out.getvalue() if report.differences else ""
 
-    def _attribute_repeats(self, received: list[Received], wanted: Counter[Key], faults: list[Fault], late: Counter[str]) -> None:
-        """Each request beyond the success of its POST must go back to a fault that may have kept it unrecorded."""
+    def _attribute_repeats(
+        self, received: list[Received], copies: set[int], wanted: Counter[Key], faults: list[Fault], late: Counter[str],
+    ) -> None:
+        """Each request beyond the success of its POST, or of a copy of it, must go back to a fault that may have kept it
+        unrecorded."""
         succeeded: dict[tuple[str, str, str], list[Received]] = defaultdict(list)
         explained: Counter[int] = Counter()
         for request in received:
             former = succeeded[request.path, request.bundle_id, request.body]
+            if id(request) in copies:
+                wanted[request.path, request.body] += 1
+                former.append(request)
+                continue
             # Two messages may make equal POSTs under one id, ten minutes apart.
             if former and len(former) >= wanted[request.path, request.body]:
                 if late[request.bundle_id] > 0:

@@ -47,8 +47,7 @@ class Ledger:
         system, prefix = self._system, self._system.prefix
         ends = system.rig.ends()
         self.settings = list(self._copied("settings-records", f"{prefix}webhook-settings", ends))
-        with open(system.folder / "events.jsonl", "rb") as file:
-            unseen = Counter(hashlib.sha256(line.removesuffix(b"\n")).digest() for line in file)
+        unseen = Counter(hashlib.sha256(line).digest() for line in system.published())
         published = unseen.total()
         for record in self._copied("records", f"{prefix}message-events", ends):
             self._arrivals[record["partition"]][record["offset"]] = record["timestamp"]

@@ -243,12 +243,22 @@ class System:
 
     def publish_events(self, lines: list[bytes]) -> None:
         """Publishes messages beside the load, as fast as the broker takes them."""
-        data = b"".join(line + b"\n" for line in lines)
         file = self.folder / "more.jsonl"
-        file.write_bytes(data)
+        file.write_bytes(b"".join(line + b"\n" for line in lines))
         self.tool("produce", "--file", str(file))
-        with open(self.folder / "events.jsonl", "ab") as events:
-            events.write(data)
+        self.note_published(lines)
+
+    def note_published(self, lines: list[bytes]) -> None:
+        """Notes messages that were published beside the load and acknowledged. The file of the load is still being read."""
+        with open(self.folder / "beside.jsonl", "ab") as file:
+            file.writelines(line + b"\n" for line in lines)
+
+    def published(self) -> Iterator[bytes]:
+        """All messages that were published, each of which was acknowledged."""
+        for name in ("events.jsonl", "beside.jsonl"):
+            if (self.folder / name).exists():
+                with open(self.folder / name, "rb") as file:
+                    yield from (line.removesuffix(b"\n") for line in file)
 
     def pause_load(self) -> None:
         """Nothing is published for a while."""

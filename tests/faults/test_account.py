@@ -189,7 +189,19 @@ class Accounts(unittest.TestCase):
         self.faults = [Fault("Redis emptied", 4_998, 4_999, 0, forgets=True)]
         self.assertEqual(self.assert_problems().counts["copies that Redis forgot"], 1)
         self.received.append(self.request(copy, 5_003))
-        self.assertTrue(self.account().problems)
+        self.assert_problems("a repeat without a cause")
+        self.faults.append(Fault("kill", 5_000, 5_002, 1))
+        self.assert_problems()
+
+    def test_a_copy_that_is_like_its_original_may_be_repeated_as_any_other(self) -> None:
+        self.received.append(self.request(self.posts[20], 5_000))
+        self.copies[key_of(self.posts[20])] += 1
+        self.faults = [Fault("Redis emptied", 4_998, 4_999, 0, forgets=True)]
+        self.assertEqual(self.assert_problems().counts["copies that Redis forgot"], 1)
+        self.received.append(self.request(self.posts[20], 5_003))
+        self.assert_problems("a repeat without a cause")
+        self.faults.append(Fault("kill", 5_000, 5_002, 1))
+        self.assert_problems()
 
 
 class OwnRecords(unittest.TestCase):

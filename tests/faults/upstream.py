@@ -65,8 +65,7 @@ class Upstream:
 
     def _acknowledged(self) -> None:
         """What is acknowledged is asked for at the end."""
-        with open(self._system.folder / "events.jsonl", "ab") as file:
-            file.writelines(value + b"\n" for value in self._sent)
+        self._system.note_published(self._sent)
         self._sent.clear()
 
     def _say(self, word: str) -> None:

@@ -90,6 +90,7 @@ async fn too_few_replicas_in_sync_are_waited_out() {
             system.kafka.kill9(victim);
             system.kafka.wait_in_sync(2).await;
             let (events, bundles) = (ends("message-events").await, ends("bundles").await);
+            load.let_more_wait(400);
             wait_until("many messages", LIMIT, async || ends("message-events").await[0] > events[0] + 300)
                 .await;
             assert_eq!(ends("bundles").await, bundles, "too few replicas take nothing");

@@ -18,12 +18,14 @@ async fn start(retry: &str, webhooks: &[Value]) -> Option<(System, Console)> {
 
 /// Opens the console signed in.
 async fn sign_in(console: &Console, role: &str) -> Browser {
-    sign_in_with(console, &token("ws", role)).await
+    sign_in_with(console, || token("ws", role)).await
 }
 
-async fn sign_in_with(console: &Console, token: &str) -> Browser {
+/// With a token that is made once the page is there, which may take a while.
+async fn sign_in_with(console: &Console, token: impl FnOnce() -> String) -> Browser {
     let browser = Browser::open(&console.url("/"), 1200, "light").await;
-    browser.fill("Token", token).await;
+    browser.wait_text("button", "Sign in").await;
+    browser.fill("Token", &token()).await;
     browser.click("button", "Sign in").await;
     browser.wait_text("nav", "Change log").await;
     browser
@@ -297,9 +299,12 @@ async fn what_helps_is_said_what_was_skipped_is_counted_and_the_next_try_counts_
 #[tokio::test]
 async fn an_open_page_leads_to_signing_in_once_its_token_has_ended() {
     let Some((_system, console)) = start("10m", &[]).await else { return };
-    let mut claims = claims("ws", "viewer");
-    claims["exp"] = json!(bundlehook::io::clock::now().0 / 1000);
-    let browser = sign_in_with(&console, &signed(&claims)).await;
+    let ends_now = || {
+        let mut claims = claims("ws", "viewer");
+        claims["exp"] = json!(bundlehook::io::clock::now().0 / 1000);
+        signed(&claims)
+    };
+    let browser = sign_in_with(&console, ends_now).await;
     browser.wait_text("button", "Sign in").await;
 }
 

@@ -343,7 +343,8 @@ async fn a_rebuild_sends_nothing_of_a_window_that_was_closed_before() {
 async fn a_partition_that_stays_with_its_process_goes_on_through_a_rebalance() {
     let receiver = receiver(ok());
     let settings = webhook("wh", "ws", &receiver.url("/"), json!({}));
-    let setup = system(2_000).partitions(4).env("BUNDLEHOOK_KAFKA_PROPERTIES", SESSION);
+    // Nobody dies here, and nobody is to be given up.
+    let setup = system(2_000).partitions(4).env("BUNDLEHOOK_KAFKA_PROPERTIES", "heartbeat.interval.ms=300");
     let Some(system) = setup.start(&[settings]).await else { return };
     let mut sent = 0;
     for _ in 0..2 {

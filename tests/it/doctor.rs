@@ -243,6 +243,33 @@ async fn inspect(system: &support::System, args: &[&str]) -> Finished {
 }
 
 #[tokio::test]
+async fn it_says_whether_anybody_could_sign_in_where_files_of_serve_are_set() {
+    let Some(kafka) = support::kafka().await else { return };
+    let redis = redis_with(RedisKind::Single, &SAFE).await;
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("the folder can be written");
+        path.display().to_string()
+    };
+    let (nobody, wrong) = (file("jwks.json", r#"{"keys": []}"#), file("wrong", "ann:123"));
+    let ann = file("tokens", &format!("ann:{}\n", "0f".repeat(32)));
+    let (jwks, tokens) = ("BUNDLEHOOK_JWT_JWKS", "BUNDLEHOOK_ADMIN_TOKENS");
+    for (files, level, parts) in [
+        (&[(jwks, &*nobody)][..], "fail", ["nobody could sign in", "`serve` does not start"]),
+        (&[(jwks, &*nobody), (tokens, &*ann)], "ok", ["operators: 1", "keys of people's tokens: 0"]),
+        (&[(tokens, &*wrong)], "fail", [&*wrong, "line 1 is wrong"]),
+        (&[(tokens, "/nowhere/tokens")], "fail", ["/nowhere/tokens", "can't be read"]),
+    ] {
+        let launch = doctor(kafka.servers(), &redis.url(), "nothing-");
+        let launch = files.iter().fold(launch, |launch, (name, file)| launch.env(name, *file));
+        Report::of(&launch.run().await).says("sign-in", level, &parts);
+    }
+    let elsewhere = examine(kafka, &redis, "nothing-").await;
+    assert!(elsewhere.checks.iter().all(|check| check["name"] != "sign-in"), "{elsewhere:#?}");
+}
+
+#[tokio::test]
 async fn open_windows_and_parked_deliveries_are_shown_and_nothing_is_disturbed() {
     let dead = receiver(refuse());
     let webhooks = [

@@ -18,6 +18,7 @@ mod failpoints;
 mod failures;
 mod faults;
 mod hostile;
+mod intake;
 mod lanes;
 mod log;
 mod mail_crashes;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Answer, LIMIT, Outgoing, Receiver, Record, Request, SESSION, System, answer, committed, event,
+    Answer, LIMIT, Outgoing, PATIENT, Receiver, Record, Request, SESSION, System, answer, committed, event,
     message_ids, ok, receiver, refuse, status, system, wait_until, webhook,
 };
 
@@ -74,7 +74,7 @@ async fn an_endpoint_that_is_away_stops_nobody_and_gets_everything_once_and_in_o
     const DEAD: usize = 4_000;
     let (dead, healthy) = (receiver(refuse()), receiver(ok()));
     let other = webhook("healthy", "ws-healthy", &healthy.url("/"), json!({}));
-    let Some(system) = start(&dead, &[other], "1s").await else { return };
+    let Some(system) = start(&dead, &[other], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..DEAD)).await;
     system.publish(&events("ws-healthy", 0..200)).await;
 
@@ -112,7 +112,7 @@ async fn queue_key(system: &System) -> String {
 async fn kill_while_parked(loss: impl AsyncFnOnce(&System)) -> Option<System> {
     const COUNT: usize = 2_000;
     let dead = receiver(refuse());
-    let mut system = start(&dead, &[], "300ms").await?;
+    let mut system = start(&dead, &[], PATIENT).await?;
     system.publish(&events("ws-dead", 0..COUNT)).await;
     system.deliver.wait_sum(PARKED, COUNT as f64).await;
 
@@ -162,7 +162,7 @@ async fn a_queue_that_redis_forgot_is_rebuilt_from_the_log() {
 async fn a_queue_that_is_lost_under_a_running_process_is_rebuilt() {
     const COUNT: usize = 500;
     let dead = receiver(refuse());
-    let Some(system) = start(&dead, &[], "300ms").await else { return };
+    let Some(system) = start(&dead, &[], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..COUNT)).await;
     system.deliver.wait_sum(PARKED, COUNT as f64).await;
 
@@ -180,7 +180,7 @@ async fn a_queue_that_is_lost_under_a_running_process_is_rebuilt() {
 async fn a_queue_that_nobody_wrote_for_long_is_rebuilt_from_the_log() {
     const COUNT: usize = 100;
     let dead = receiver(refuse());
-    let Some(mut system) = start(&dead, &[], "300ms").await else { return };
+    let Some(mut system) = start(&dead, &[], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..COUNT)).await;
     system.deliver.wait_sum(PARKED, COUNT as f64).await;
     system.deliver.process.sigterm();
@@ -273,7 +273,7 @@ async fn one_chat_keeps_its_order_while_its_endpoint_fails_now_and_then() {
 #[tokio::test]
 async fn after_an_outage_deliveries_go_directly_again_though_messages_keep_coming() {
     let recovering = receiver(refuse());
-    let Some(system) = start(&recovering, &[], "200ms").await else { return };
+    let Some(system) = start(&recovering, &[], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..300)).await;
     system.deliver.wait_sum(PARKED, 300.0).await;
     recovering.set(ok()).await;
@@ -340,7 +340,7 @@ async fn what_waited_in_memory_keeps_its_place_before_what_was_parked_when_deliv
 #[tokio::test]
 async fn a_late_put_of_an_ended_claim_is_taken_back_and_never_sent() {
     let endpoint = receiver(refuse());
-    let Some(mut system) = start(&endpoint, &[], "100ms").await else { return };
+    let Some(mut system) = start(&endpoint, &[], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..20)).await;
     system.deliver.wait_sum(PARKED, 20.0).await;
     let is_put = |record: &&Record| record.value.is_some() && record.json().get("offset").is_some();
@@ -403,7 +403,7 @@ async fn what_is_held_expires_seven_days_after_the_disabling_and_nothing_more_is
 async fn a_parked_delivery_whose_body_is_gone_expires_and_the_next_ones_go_on() {
     const COUNT: usize = 40;
     let dead = receiver(refuse());
-    let Some(mut system) = start(&dead, &[], "300ms").await else { return };
+    let Some(mut system) = start(&dead, &[], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..COUNT)).await;
     system.deliver.wait_sum(PARKED, COUNT as f64).await;
     system.wait_committed("deliver", "bundles").await;
@@ -428,7 +428,7 @@ async fn a_parked_delivery_whose_body_is_gone_expires_and_the_next_ones_go_on() 
 async fn a_queue_that_is_lost_while_it_drains_repeats_nothing() {
     const COUNT: usize = 2_000;
     let endpoint = receiver(refuse());
-    let Some(system) = start(&endpoint, &[], "300ms").await else { return };
+    let Some(system) = start(&endpoint, &[], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..COUNT)).await;
     system.deliver.wait_sum(PARKED, COUNT as f64).await;
 
@@ -449,7 +449,7 @@ async fn a_queue_that_is_lost_while_it_drains_repeats_nothing() {
 async fn what_is_damaged_in_redis_is_restored_from_the_log() {
     const COUNT: usize = 100;
     let endpoint = receiver(refuse());
-    let Some(mut system) = start(&endpoint, &[], "300ms").await else { return };
+    let Some(mut system) = start(&endpoint, &[], PATIENT).await else { return };
     system.publish(&events("ws-dead", 0..COUNT)).await;
     system.deliver.wait_sum(PARKED, COUNT as f64).await;
     system.deliver.process.sigterm();

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::commands::{PARKED, assert_ended, attempts, by_chat, events, ids, numbered, start};
 use crate::support::{
-    Answer, LIMIT, Request, answer, message_ids, ok, receiver, refuse, status, system, wait_until, webhook,
+    Answer, LIMIT, PATIENT, Request, answer, message_ids, ok, receiver, refuse, status, system, wait_until,
+    webhook,
 };
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn a_range_of_time_is_sent_again_behind_what_waits_and_to_nobody_else() {
         webhook("wh", "ws", &receiver.url("/"), json!({})),
         webhook("other", "ws", &other.url("/"), json!({})),
     ];
-    let setup = system(2_000).partitions(2).env("BUNDLEHOOK_RETRY_SCHEDULE", "300ms");
+    let setup = system(2_000).partitions(2).env("BUNDLEHOOK_RETRY_SCHEDULE", PATIENT);
     let Some(system) = setup.start(&webhooks).await else { return };
     system.publish(&events(0..8)).await;
     system.wait_done().await;
@@ -177,7 +178,7 @@ async fn failures_of_a_re_send_count_though_those_of_its_original_did() {
 #[tokio::test]
 async fn a_re_send_that_waits_survives_a_crash_and_the_loss_of_redis() {
     let receiver = receiver(ok());
-    let Some(mut system) = start(&receiver, json!({}), "300ms").await else { return };
+    let Some(mut system) = start(&receiver, json!({}), PATIENT).await else { return };
     system.publish(&events(0..8)).await;
     system.wait_done().await;
     receiver.set(refuse()).await;

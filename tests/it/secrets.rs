@@ -14,17 +14,20 @@ use crate::support::{
     Answer, Finished, System, answer, event, mail_server, process, receiver, system, token, webhook,
 };
 
-const SECRET: &str = "whsec_Y2FuYXJ5LXNlY3JldC1jYW5hcnktc2VjcmV0";
+pub const SECRET: &str = "whsec_Y2FuYXJ5LXNlY3JldC1jYW5hcnktc2VjcmV0";
 const HEADER: &str = "canary-header-0123456789";
 const QUERY: &str = "canary-query-0123456789";
-fn keys() -> NamedTempFile {
+
+/// A file with one key.
+pub fn keys() -> NamedTempFile {
     let mut file = NamedTempFile::new().expect("there is room for a file");
     let key = BASE64_STANDARD.encode([42; 32]);
     writeln!(file, "test-1:{key}").expect("the file can be written");
     file
 }
 
-async fn publish(system: &System, settings: &[Value], keys: Option<&NamedTempFile>) -> Finished {
+/// Publishes settings, sealed if there are keys.
+pub async fn publish(system: &System, settings: &[Value], keys: Option<&NamedTempFile>) -> Finished {
     let lines: Vec<_> = settings.iter().map(Value::to_string).collect();
     let launch = process("produce")
         .args(["--settings", "-"])

@@ -2,6 +2,7 @@
 
 mod kafka;
 mod redis;
+mod reload;
 
 use serde_json::{Value, json};
 

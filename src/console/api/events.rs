@@ -80,13 +80,14 @@ struct Following {
 
 impl Following {
     /// The next event. None once the caller is to show again who they are: their token has ended, or whom to believe has
-    /// changed.
+    /// changed; and when the console stops.
     async fn next(&mut self) -> Option<Event> {
         loop {
             let left = self.caller.time_left().unwrap_or(Duration::MAX);
             let happened = tokio::select! {
                 happened = self.happened.recv() => happened,
                 () = tokio::time::sleep(left) => return None,
+                () = self.console.stop.cancelled() => return None,
                 changed = self.believed.changed() => {
                     changed.ok()?;
                     return None;

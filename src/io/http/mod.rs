@@ -10,3 +10,4 @@ mod tls;
 
 pub use client::{HttpClient, HttpOptions};
 pub use proxy::Proxy;
+pub use tls::check as check_ca_bundle;

@@ -27,6 +27,14 @@ pub fn connector(bundle: Option<&Path>) -> io::Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
+/// Sees whether a bundle could be used.
+///
+/// # Errors
+/// As [`connector`].
+pub fn check(bundle: Option<&Path>) -> io::Result<()> {
+    connector(bundle).map(drop)
+}
+
 fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     let known = roots.len();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {

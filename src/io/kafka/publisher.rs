@@ -154,7 +154,7 @@ impl Publisher {
         config
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "0")
-            .set("linger.ms", "2")
+            .set("linger.ms", "1")
             // The brokers' own limits decide; a record must never be refused here.
             .set("message.max.bytes", "134217728")
             .set("queue.buffering.max.messages", "100000")

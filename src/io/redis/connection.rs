@@ -155,6 +155,16 @@ impl Redis {
         }
     }
 
+    /// Connections of their own to the same servers, for tasks of another runtime. They are told of and measured together
+    /// with these.
+    ///
+    /// # Errors
+    /// As [`Redis::connect`].
+    pub async fn another(&self, settings: &RedisSettings) -> Result<Self, RedisError> {
+        let Self { servers, .. } = Self::connect(settings).await?;
+        Ok(Self { servers, ..self.clone() })
+    }
+
     async fn keep_trying(
         settings: &RedisSettings,
         mut failed: impl FnMut(&RedisError),

@@ -1,5 +1,7 @@
 //! The health of webhooks: one slot each, changed by compare-and-set, so that the rules stand in `model::health`.
 
+use std::time::{Duration, Instant};
+
 use redis::Script;
 use tracing::error;
 
@@ -10,6 +12,9 @@ use crate::model::{
     webhook::Activation,
 };
 
+/// A slot that was clean so short a time ago is taken to be so.
+const FRESH: Duration = Duration::from_millis(50);
+
 /// What was last seen of a slot; saves a call where nobody else changed it, and shows whether it went backwards.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -17,11 +22,33 @@ pub struct Seen {
     stored: Option<String>,
     /// The one with the highest number.
     highest: Option<Health>,
+    /// When Redis was asked for that.
+    at: Option<Instant>,
 }
 
 impl Seen {
-    fn note(&mut self, stored: String, health: &Health) {
+    /// The health under an enabling, if it was such so short a time ago that a success changes nothing. What somebody else
+    /// changed since is for the successes that follow.
+    #[must_use]
+    pub fn clean(&self, activation: Activation) -> Option<&Health> {
+        let is_clean = |health: &&Health| {
+            health.is_clean() && health.activation == activation && health.outbox.is_empty()
+        };
+        let is_fresh = self.at.is_some_and(|at| at.elapsed() < FRESH);
+        self.highest.as_ref().filter(is_clean).filter(|_| is_fresh)
+    }
+
+    /// Takes in what another task has seen since.
+    pub fn catch_up(&mut self, other: Self) {
+        if other.at >= self.at {
+            let highest = [self.highest.take(), other.highest].into_iter().flatten();
+            *self = Self { highest: highest.max_by_key(|health| health.number), ..other };
+        }
+    }
+
+    fn note(&mut self, stored: String, health: &Health, asked: Instant) {
         self.stored = Some(stored);
+        self.at = Some(asked);
         if self.highest.as_ref().is_none_or(|highest| highest.number <= health.number) {
             self.highest = Some(health.clone());
         }
@@ -93,9 +120,10 @@ impl HealthStore {
             let answer = change(&mut health);
             let changed =
                 serde_json::to_string(&health).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let asked = Instant::now();
             match self.swap(webhook, &stored, &changed).await? {
                 None => {
-                    seen.note(changed, &health);
+                    seen.note(changed, &health, asked);
                     return Ok((answer, health));
                 }
                 Some(current) => stored = current,
@@ -148,4 +176,43 @@ fn decode(text: &str) -> Result<Health, StoreError> {
         )));
     }
     Ok(health)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(health: &Health, before: Duration) -> Seen {
+        let mut seen = Seen::default();
+        seen.note(
+            String::new(),
+            health,
+            Instant::now().checked_sub(before).expect("the host runs for longer"),
+        );
+        seen
+    }
+
+    #[test]
+    fn a_success_is_taken_to_change_nothing_only_where_that_was_just_seen() {
+        let enabled = Activation::default();
+        let clean = Health::new(enabled);
+        assert!(seen(&clean, Duration::ZERO).clean(enabled).is_some());
+        assert!(seen(&clean, 2 * FRESH).clean(enabled).is_none());
+        assert!(Seen::default().clean(enabled).is_none());
+        let failed = Health { failures: 1, ..clean.clone() };
+        assert!(seen(&failed, Duration::ZERO).clean(enabled).is_none());
+        let later = Activation { at: 1, ..enabled };
+        assert!(seen(&clean, Duration::ZERO).clean(later).is_none());
+    }
+
+    #[test]
+    fn what_was_asked_for_earlier_does_not_hide_what_was_seen_later() {
+        let clean = Health::new(Activation::default());
+        let failed = Health { failures: 1, number: 1, ..clean.clone() };
+        let mut latest = seen(&failed, Duration::ZERO);
+        latest.catch_up(seen(&clean, FRESH / 2));
+        assert!(latest.clean(Activation::default()).is_none());
+        latest.catch_up(seen(&Health { number: 2, ..clean }, Duration::ZERO));
+        assert!(latest.clean(Activation::default()).is_some());
+    }
 }

@@ -107,9 +107,9 @@ impl Label for Refusal {
 /// The threads that tasks run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
-    /// Those of everything but requests to endpoints.
+    /// Those of everything but lanes.
     Main,
-    /// Those of requests to endpoints.
+    /// Those of lanes, with their requests to endpoints.
     Requests,
 }
 

@@ -13,8 +13,8 @@ use crate::{
 
 /// Windows closed in one step.
 const PAGE: usize = 64;
-/// At most so many steps wait for acknowledgements.
-const PAGES_IN_FLIGHT: usize = 8;
+/// At most so many steps wait for acknowledgements: what is sent at once waits behind them.
+const PAGES_IN_FLIGHT: usize = 2;
 
 impl Partition<'_> {
     /// Takes in acknowledgements.
@@ -85,7 +85,7 @@ impl Partition<'_> {
         }
         let page = self.store.due(boundary, self.rank, PAGE).await?;
         if page.is_empty() {
-            let done = self.progress.closings.is_empty() && self.progress.windows_done.is_empty();
+            let done = self.progress.is_closed();
             if done {
                 self.finish(boundary);
             }
@@ -150,16 +150,23 @@ impl Partition<'_> {
         Ok(())
     }
 
-    /// Lets Redis forget what is committed as done.
-    pub(super) async fn forget(&mut self) -> Result<(), Trouble> {
+    /// Lets Redis forget the parts that are committed as done, and takes in which windows are.
+    pub(super) async fn note_committed(&mut self) -> Result<(), Trouble> {
+        self.progress.windows_committed.extend(self.progress.windows_done.drain(..));
         let parts: Vec<String> = self.progress.parts_done.drain(..).map(|part| part.name).collect();
         if !parts.is_empty() {
             self.store.forget_parts(&parts).await?;
         }
-        for (boundary, windows) in std::mem::take(&mut self.progress.windows_done) {
-            self.store.forget(boundary, &windows).await?;
-            self.rank = self.rank.saturating_sub(windows.len());
-        }
         Ok(())
+    }
+
+    /// Lets Redis forget a page of windows that are committed as done. True if there was one.
+    pub(super) async fn forget_some(&mut self) -> Result<bool, Trouble> {
+        let Some((boundary, windows)) = self.progress.windows_committed.pop_front() else {
+            return Ok(false);
+        };
+        self.store.forget(boundary, &windows).await?;
+        self.rank = self.rank.saturating_sub(windows.len());
+        Ok(true)
     }
 }

@@ -1,10 +1,13 @@
 //! The role `aggregate`: `message-events` to windows in Redis to `bundles`.
 
 mod ahead;
+mod by_clock;
 mod claim;
 mod closing;
+mod committing;
 mod partition;
 mod progress;
+mod publishing;
 mod skips;
 mod standing;
 

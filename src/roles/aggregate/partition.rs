@@ -1,5 +1,4 @@
-//! The work on one partition: records are applied, what is sent at once is published, boundaries are closed, and the
-//! safe offset is committed.
+//! The work on one partition: what is read is applied; in between, what waits is published, closed and committed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,44 +10,27 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{
-    Aggregate, Trouble,
-    ahead::Ahead,
-    progress::{Progress, safe_offset},
-    skips::Skips,
-    standing::Standing,
-};
+use super::{Aggregate, Trouble, ahead::Ahead, progress::Progress, skips::Skips, standing::Standing};
 use crate::{
     flow::event_to_window::{Plan, Planner, SourceRecord},
     io::{
         StoreError, clock,
-        kafka::{
-            intake::{CommitError, FeedEvent, PartitionFeed, Record, RecordBatch},
-            publisher::{AckGroup, Outgoing},
-        },
+        kafka::intake::{FeedEvent, PartitionFeed, Record, RecordBatch},
         redis::windows::{Applied, WindowStore},
     },
-    model::{
-        bundle::{BundleRecord, Source},
-        event::Skip,
-        time::Millis,
-        window::WindowRule,
-    },
+    model::{bundle::Source, event::Skip, time::Millis},
     ops::failpoint,
     roles::{
         backlog::{Backlog, Stand},
         rebuild::Rebuild,
     },
-    wire::{
-        bundle, dead_letter_headers,
-        metadata::{AggregateMetadata, Metadata},
-    },
+    wire::metadata::AggregateMetadata,
 };
 
 /// Records applied by one script.
 const SEGMENT_RECORDS: usize = 500;
 /// How often the offset is committed, and the clock is looked at.
-const TICK: Duration = Duration::from_millis(200);
+pub(super) const TICK: Duration = Duration::from_millis(200);
 /// At most so many boundaries wait to be closed; then reading pauses.
 const PENDING_BOUNDARIES: usize = 2;
 /// At most so many batches wait for acknowledgements; then reading pauses.
@@ -57,10 +39,6 @@ const PENDING_BATCHES: usize = 64;
 const LAST_COMMITS: usize = 10;
 /// Pause before a call that Redis could not serve is made again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
-/// Age at which what is known of the brokers' clock is asked for again.
-const CLOCK_AGE: Duration = Duration::from_mins(1);
-/// The same where it differs from the host's: an acknowledgement that was handled late looks like a difference.
-const CLOCK_DOUBT: Duration = Duration::from_secs(1);
 
 /// A claimed partition.
 pub(super) struct Partition<'a> {
@@ -70,7 +48,7 @@ pub(super) struct Partition<'a> {
     pub(super) metadata: AggregateMetadata,
     pub(super) progress: Progress,
     /// Messages that did not count.
-    skips: Skips,
+    pub(super) skips: Skips,
     /// Boundaries at which windows are open, with the first offset of the oldest.
     pub(super) open: BTreeMap<Millis, i64>,
     /// Boundaries that are closed but whose windows are not all published.
@@ -88,20 +66,20 @@ pub(super) struct Partition<'a> {
     /// Everything below is applied in Redis.
     applied: i64,
     /// The next offset to take.
-    position: i64,
+    pub(super) position: i64,
     pub(super) last_closed: Option<Millis>,
     /// There was nothing more to read, and nothing has come since.
-    at_end: bool,
+    pub(super) at_end: bool,
     /// The offset that was committed by the claim.
     claimed: i64,
-    committed: (i64, String),
-    next_commit: Instant,
+    pub(super) committed: (i64, String),
+    pub(super) next_commit: Instant,
     backlog: &'a Backlog,
     standing: Standing,
     /// End offset when the clock was last looked at.
-    seen_end: Option<i64>,
+    pub(super) seen_end: Option<i64>,
     /// The host's clock differs from the brokers', as it was seen last.
-    clocks_differ: bool,
+    pub(super) clocks_differ: bool,
 }
 
 impl<'a> Partition<'a> {
@@ -172,7 +150,8 @@ impl<'a> Partition<'a> {
             self.collect();
             self.publish_parts().await?;
             self.publish_skips(false).await?;
-            let more = self.close_some().await?;
+            let closing = self.close_some().await?;
+            let forgetting = self.forget_some().await?;
             if Instant::now() >= self.next_commit {
                 self.commit(feed).await?;
             }
@@ -190,7 +169,7 @@ impl<'a> Partition<'a> {
                     Some(FeedEvent::End) => self.at_end = true,
                     None => break,
                 },
-                () = std::future::ready(()), if more => {}
+                () = std::future::ready(()), if closing || forgetting => {}
                 () = wake.notified() => {}
                 _ = tick.tick() => self.close_by_clock(feed, stop).await?,
             }
@@ -217,6 +196,7 @@ impl<'a> Partition<'a> {
             }
             tokio::time::sleep(TICK).await;
         }
+        while self.forget_some().await? {}
         Ok(())
     }
 
@@ -263,7 +243,7 @@ impl<'a> Partition<'a> {
     }
 
     /// Closes a boundary before the record at an offset.
-    fn close(&mut self, boundary: Millis, offset: i64, by: &str) {
+    pub(super) fn close(&mut self, boundary: Millis, offset: i64, by: &str) {
         self.metadata.boundaries.close(boundary, offset);
         self.last_closed = Some(boundary);
         self.pending.extend(self.open.range(..=boundary).map(|(boundary, _)| *boundary));
@@ -323,13 +303,7 @@ impl<'a> Partition<'a> {
         if Instant::now() >= self.next_commit {
             self.commit(feed).await?;
         }
-        Ok(())
-    }
-
-    /// Publishes the skips that wait, or all of them.
-    async fn publish_skips(&mut self, all: bool) -> Result<(), Trouble> {
-        self.skips.publish(&self.role.process, &self.wake, all).await?;
-        self.metadata.skips = Some(self.skips.done());
+        while self.forget_some().await? {}
         Ok(())
     }
 
@@ -358,81 +332,6 @@ impl<'a> Partition<'a> {
                 *oldest = first.min(*oldest);
             }
         }
-    }
-
-    /// Publishes what is sent at once, and the dead letters, of a segment that was applied. What the metadata calls done,
-    /// and what the second cursor has passed, was published before.
-    async fn publish(
-        &mut self,
-        plan: &Plan,
-        applied: &Applied,
-        segment: &[Record<'_>],
-        next: i64,
-    ) -> Result<(), Trouble> {
-        let done = self.published_to();
-        if next > done {
-            let acks = AckGroup::waking(&self.wake);
-            self.publish_from(done, plan, &applied.repeats, segment, &acks).await?;
-            self.progress.at_once.push_back((next, acks));
-        }
-        Ok(())
-    }
-
-    /// Publishes what is sent at once, and the dead letters, from an offset on. `repeats` says of each message whether
-    /// it is one; what it does not name is none.
-    pub(super) async fn publish_from(
-        &self,
-        done: i64,
-        plan: &Plan,
-        repeats: &[bool],
-        segment: &[Record<'_>],
-        acks: &AckGroup,
-    ) -> Result<(), Trouble> {
-        let repeats = repeats.iter().copied().chain(std::iter::repeat(false));
-        for (message, repeat) in plan.at_once.iter().zip(repeats) {
-            if repeat || message.offset < done {
-                continue;
-            }
-            for record in &message.bundles {
-                self.publish_bundle(record, acks).await?;
-            }
-        }
-        for letter in plan.dead_letters.iter().filter(|letter| letter.offset >= done) {
-            let Some(record) = segment.iter().find(|record| record.offset == letter.offset) else {
-                continue;
-            };
-            let topic = &self.role.process.topics.message_events;
-            let partition = self.source.partition;
-            let headers =
-                dead_letter_headers(&letter.poison, topic, partition, record.offset, record.arrived);
-            let outgoing = Outgoing {
-                topic: &self.role.process.topics.dead_letters,
-                partition: None,
-                key: record.key.unwrap_or_default(),
-                value: record.value,
-                headers: &headers,
-            };
-            self.role.process.publisher.publish(&outgoing, acks).await?;
-        }
-        Ok(())
-    }
-
-    /// Publishes a bundle in the partition that has the source partition's number.
-    pub(super) async fn publish_bundle(&self, record: &BundleRecord, acks: &AckGroup) -> Result<(), Trouble> {
-        let process = &self.role.process;
-        let headers = bundle::encode(&record.head);
-        let outgoing = Outgoing {
-            topic: &process.topics.bundles,
-            partition: Some(self.source.partition),
-            key: record.head.chat_id.as_str().as_bytes(),
-            value: Some(&record.body),
-            headers: &headers,
-        };
-        process.publisher.publish(&outgoing, acks).await?;
-        process.metrics.bundles_published.of(record.head.granularity).inc();
-        process.metrics.bundle_messages.observe(f64::from(record.head.messages));
-        process.metrics.bundle_size.observe(record.body.len() as f64);
-        Ok(())
     }
 
     fn count(&self, plan: &Plan, applied: &Applied, segment: &[Record<'_>]) {
@@ -469,135 +368,4 @@ impl<'a> Partition<'a> {
             () = stop.cancelled() => Err(Trouble::Again("redis could not serve before the partition was revoked".to_owned())),
         }
     }
-
-    /// Commits the safe offset, then lets Redis forget what is committed as done. False if that has to wait for a
-    /// rebalance.
-    async fn commit(&mut self, feed: &PartitionFeed) -> Result<bool, Trouble> {
-        self.next_commit = Instant::now() + TICK;
-        let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
-        self.metadata.boundaries.trim(safe);
-        let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
-        if (safe, &text) != (self.committed.0, &self.committed.1)
-            && !self.commit_now(feed, safe, text).await?
-        {
-            return Ok(false);
-        }
-        self.forget().await?;
-        Ok(true)
-    }
-
-    async fn commit_now(&mut self, feed: &PartitionFeed, safe: i64, text: String) -> Result<bool, Trouble> {
-        let metrics = &self.role.process.metrics;
-        failpoint::reach("aggregate.committing");
-        match feed.commit(safe, text.clone()).await {
-            Ok(()) => {
-                failpoint::reach("aggregate.committed");
-                metrics.commits.with_label_values(&["aggregate"]).inc();
-                self.committed = (safe, text);
-                Ok(true)
-            }
-            Err(CommitError::Rebalancing(_)) => {
-                metrics.commit_failures.with_label_values(&["aggregate", "rebalance"]).inc();
-                Ok(false)
-            }
-            Err(CommitError::Failed(error)) => {
-                metrics.commit_failures.with_label_values(&["aggregate", "broker"]).inc();
-                Err(Trouble::Again(format!("the commit failed: {error}")))
-            }
-            Err(fenced) => {
-                metrics.commit_failures.with_label_values(&["aggregate", "fenced"]).inc();
-                Err(fenced.into())
-            }
-        }
-    }
-
-    /// Closes a boundary by the host's clock, where there is nothing to read that could. The decision is committed
-    /// before anything past it is applied, so that a replay decides the same.
-    async fn close_by_clock(
-        &mut self,
-        feed: &PartitionFeed,
-        stop: &CancellationToken,
-    ) -> Result<(), Trouble> {
-        if !self.at_end {
-            return Ok(());
-        }
-        // The brokers are asked only for what is due by the host's clock.
-        let now = clock::now();
-        if self.due_at(now).is_none() {
-            return Ok(());
-        }
-        let now = self.agreed_time(now).await?;
-        let Some(boundary) = self.due_at(now).filter(|_| !stop.is_cancelled()) else {
-            return Ok(());
-        };
-        if !self.is_at_end(feed).await? {
-            return Ok(());
-        }
-        self.close(boundary, self.position, "clock");
-        let safe = safe_offset(&self.metadata, &self.open, self.applied).max(self.committed.0);
-        let text = self.metadata.encode().map_err(|error| Trouble::Fatal(error.to_string()))?;
-        while !self.commit_now(feed, safe, text.clone()).await? {
-            tokio::select! {
-                // Nothing past it was applied; the last commit has it, too.
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(TICK) => {}
-            }
-        }
-        failpoint::reach("aggregate.boundary-logged");
-        Ok(())
-    }
-
-    /// The boundary that can be closed at a time, if windows or parts wait for it.
-    fn due_at(&self, now: Millis) -> Option<Millis> {
-        let rule = self.metadata.rules.at(now);
-        let boundary = rule.closed_by(now.minus(margin(rule)));
-        let is_new = |due: Millis| due <= boundary && Some(due) > self.last_closed;
-        let due = self.open.range(..=boundary).any(|(open, _)| is_new(*open));
-        let awaited = self.progress.parts_waiting.iter().any(|part| is_new(part.key.window.start));
-        (due || awaited).then_some(boundary)
-    }
-
-    /// True if everything that is in the log has been applied. An end that lies beyond the last record, as after a
-    /// transaction, must be the same twice.
-    async fn is_at_end(&mut self, feed: &PartitionFeed) -> Result<bool, Trouble> {
-        let (_, end) = feed.watermarks(&self.role.process.topics.message_events).await?;
-        let same = self.seen_end.replace(end) == Some(end);
-        Ok(end == self.position || same)
-    }
-
-    /// The time that the host's clock and the brokers', as of the last minute, both have reached: where one of them is
-    /// ahead, windows close by the other, so none closes early, and none waits for longer than the one is behind.
-    async fn agreed_time(&mut self, now: Millis) -> Result<Millis, Trouble> {
-        if self.role.process.embedded {
-            return Ok(now);
-        }
-        let margin = margin(self.metadata.rules.at(now));
-        let publisher = &self.role.process.publisher;
-        let agrees = |ahead: i64| ahead.unsigned_abs() <= margin.as_millis() as u64;
-        let recent =
-            |(ahead, at): (i64, Millis)| now.since(at) < if agrees(ahead) { CLOCK_AGE } else { CLOCK_DOUBT };
-        if !publisher.broker_clock().is_some_and(recent) {
-            let topic = &self.role.process.topics.webhook_states;
-            let heartbeat = Outgoing { topic, partition: None, key: b"heartbeat", value: None, headers: &[] };
-            publisher.publish_and_wait(&heartbeat).await?;
-        }
-        let Some((ahead, _)) = publisher.broker_clock() else {
-            return Ok(Millis(0));
-        };
-        let differ = !agrees(ahead);
-        if differ && !std::mem::replace(&mut self.clocks_differ, differ) {
-            warn!(
-                partition = self.source.partition,
-                ahead_ms = ahead,
-                "the host's clock differs from the brokers'; windows close by the one that is behind"
-            );
-        }
-        self.clocks_differ = differ;
-        Ok(Millis(now.0 + ahead.min(0)))
-    }
-}
-
-/// How far a clock must be past the moment at which a boundary closes.
-fn margin(rule: &WindowRule) -> Duration {
-    Duration::from_millis((rule.grace_ms / 2).clamp(50, 5_000) as u64)
 }

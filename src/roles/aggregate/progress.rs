@@ -30,8 +30,10 @@ pub struct Progress {
     pub closings: VecDeque<ClosedPage>,
     /// Parts whose acknowledgement is to be committed before they are forgotten.
     pub parts_done: Vec<SealedPart>,
-    /// Windows whose acknowledgement is to be committed before they are forgotten.
+    /// Windows whose acknowledgement is to be committed before they are forgotten, by pages.
     pub windows_done: Vec<(Millis, Vec<WindowKey>)>,
+    /// Windows that are committed as done, and not forgotten yet.
+    pub windows_committed: VecDeque<(Millis, Vec<WindowKey>)>,
 }
 
 impl Progress {
@@ -67,6 +69,11 @@ impl Progress {
             }
         }
         pages
+    }
+
+    /// True if no closed window is left that is not forgotten.
+    pub fn is_closed(&self) -> bool {
+        self.closings.is_empty() && self.windows_done.is_empty() && self.windows_committed.is_empty()
     }
 
     /// True if nothing is on its way.

@@ -100,7 +100,7 @@ impl Deliver {
         let request = delivery_to_outcome::request(delivery, webhook, started_at);
         metrics.requests_in_flight.inc();
         let reply = match &opened {
-            Ok(_) => self.post(&request).await,
+            Ok(_) => self.thread(&webhook.webhook_id).client.post(&request).await,
             Err(error) => {
                 warn!(webhook = %webhook.webhook_id, %error, "nothing can be sent without the secrets");
                 Reply::Unsent(Outcome::Connect)
@@ -117,14 +117,6 @@ impl Deliver {
         metrics.attempt_duration.of(outcome).observe(duration.as_secs_f64());
         let error = delivery_to_outcome::customer_text(&reply, webhook);
         Sent { request, reply, started_at, duration, settlement, error }
-    }
-
-    /// On the runtime of the requests.
-    async fn post(&self, request: &Request) -> Reply {
-        let (client, request) = (self.client.clone(), request.clone());
-        let sent = self.requests.spawn(async move { client.post(&request).await });
-        // The runtime outlives the intake, and `post` does not panic.
-        sent.await.unwrap_or(Reply::Failed(Outcome::Protocol))
     }
 
     /// Lets the health of the webhook take the attempt in.
@@ -157,8 +149,15 @@ impl Deliver {
         let webhook = &queued.delivery.head.webhook_id;
         // If it was enabled anew meanwhile, the health is that of the new enabling at once, not only when a lane looks.
         let latest = self.process.tail.directory().current(webhook);
-        let latest = latest.as_ref().filter(|latest| latest.activation > current.activation);
-        self.update_health(latest.unwrap_or(current), seen, |health| health.take(webhook, &ended)).await
+        let current =
+            latest.as_ref().filter(|latest| latest.activation > current.activation).unwrap_or(current);
+        if ended.error.is_none() && current.disabled.is_none() {
+            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(health) = seen.clean(current.activation) {
+                return (Verdict { counted: false, closed: false }, health.clone());
+            }
+        }
+        self.update_health(current, seen, |health| health.take(webhook, &ended)).await
     }
 
     /// Changes the health of a webhook, waiting for Redis as long as it takes.
@@ -178,9 +177,10 @@ impl Deliver {
         };
         loop {
             let mut known = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let updating = self.health.update(webhook, current.activation, &mut known, &record, &mut change);
+            let health = &self.thread(webhook).health;
+            let updating = health.update(webhook, current.activation, &mut known, &record, &mut change);
             let result = updating.await;
-            *seen.lock().unwrap_or_else(PoisonError::into_inner) = known;
+            seen.lock().unwrap_or_else(PoisonError::into_inner).catch_up(known);
             match result {
                 Ok(answer) => return answer,
                 Err(error) => self.wait_for_redis("health", &error).await,
@@ -191,7 +191,7 @@ impl Deliver {
     /// The next turn of a webhook that has a limit, waiting for Redis as long as it takes.
     pub(super) async fn take_turn(&self, webhook: &WebhookId, per_second: u16) -> Turn {
         loop {
-            match self.turns.take(webhook, per_second).await {
+            match self.thread(webhook).turns.take(webhook, per_second).await {
                 Ok(turn) => return turn,
                 Err(error) => self.wait_for_redis("turn", &error).await,
             }

@@ -176,7 +176,9 @@ impl Lane {
         let now = Instant::now();
         self.tick_at = now + if self.is_idle() { IDLE } else { LOOK };
         self.sources.drop_ended();
-        drop(self.chats.take_where(Queued::is_over));
+        if self.chats.any(Queued::is_over) {
+            drop(self.chats.take_where(Queued::is_over));
+        }
         self.drop_unwanted();
         self.park_overdue();
         let waits = self.circuit != Circuit::Healthy || !self.sources.is_empty();

@@ -13,9 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::ids::WebhookId;
 
-/// Most that a lane holds, in KiB.
-const LANE: usize = 1024;
-/// It never takes more than this part of what is free: though hundreds of lanes are full, there is room for one more.
+/// A lane never takes more than this part of what is free: though hundreds of lanes are full, there is room for one more.
 const PART_OF_FREE: usize = 64;
 
 /// All of a process, counted in KiB.
@@ -77,7 +75,7 @@ impl Memory {
 
     /// Most that a lane may hold now, in KiB.
     fn most(&self) -> usize {
-        LANE.min(self.free.available_permits() / PART_OF_FREE)
+        self.free.available_permits() / PART_OF_FREE
     }
 
     /// Room for a body that was just read; none if its lane, or all of them, hold too much.

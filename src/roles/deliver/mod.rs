@@ -19,6 +19,7 @@ mod settlements;
 mod slots;
 mod sources;
 mod testing;
+mod threads;
 mod vetting;
 mod views;
 
@@ -30,24 +31,25 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use self::threads::Threads;
 use self::{
     lane::{Lane, Message},
     memory::Memory,
     parking::Parking,
     queued::Queued,
     testing::Tests,
+    threads::{LaneThread, thread_of},
     views::Views,
 };
 use super::{backlog::Backlogs, checks, process::Process};
 use crate::{
-    config::{DeliverySettings, StartFrom},
+    config::{DeliverySettings, RedisSettings, StartFrom},
     io::{
-        http::{HttpClient, HttpOptions, Proxy},
+        http::{HttpOptions, Proxy},
         kafka::{
             health_log::HealthLog,
             intake::{Intake, IntakeOptions},
         },
-        redis::{health::HealthStore, turns::Turns},
         sealing_keys,
     },
     model::{ids::WebhookId, parked::Reason},
@@ -61,15 +63,12 @@ struct Deliver {
     settings: DeliverySettings,
     /// Where to start without a committed offset, if the operator says.
     from: Option<StartFrom>,
-    client: HttpClient,
     /// Open what is sealed in settings.
     keys: Keys,
-    health: HealthStore,
     health_log: HealthLog,
     views: Views,
-    turns: Turns,
-    /// Requests run apart, so that no endpoint can delay the reading.
-    requests: tokio::runtime::Handle,
+    /// Lanes run apart, so that no endpoint can delay the reading.
+    threads: Vec<LaneThread>,
     /// Room for bundles that wait.
     memory: Memory,
     tests: Tests,
@@ -77,15 +76,16 @@ struct Deliver {
     lanes: Mutex<HashMap<WebhookId, mpsc::UnboundedSender<Message>>>,
 }
 
-/// Starts the role. It runs until the intake is stopped. `requests` is the runtime that requests run on.
+/// Starts the role. It runs until the intake is stopped. Lanes run on the `threads`.
 ///
 /// # Errors
-/// If Kafka or TLS refuse what the role begins with.
+/// If Kafka, Redis or TLS refuse what the role begins with.
 pub async fn start(
     process: &Process,
     settings: DeliverySettings,
     from: Option<StartFrom>,
-    requests: tokio::runtime::Handle,
+    threads: &Threads,
+    redis: &RedisSettings,
     stop: &CancellationToken,
 ) -> anyhow::Result<Intake> {
     if !process.embedded {
@@ -97,7 +97,7 @@ pub async fn start(
     process.watch_following(health_log.following(), stop);
     let ready = health_log.clone();
     process.probes.require(move || ready.ready());
-    let options = IntakeOptions {
+    let intake = IntakeOptions {
         topic: process.topics.bundles.clone(),
         group: process.topics.group("deliver"),
         drain: settings.drain(),
@@ -105,19 +105,23 @@ pub async fn start(
     };
     let prefix = process.topics.prefix();
     let keys = settings.sealing_keys.as_deref().map(sealing_keys::read).transpose()?;
+    let options = HttpOptions {
+        policy: settings.addresses(),
+        deadline: settings.request_timeout,
+        dns_servers: settings.dns_servers.clone(),
+        ca_bundle: settings.ca_bundle.clone(),
+        proxy: settings.egress_proxy().as_ref().map(Proxy::from),
+    };
+    let mut lane_threads = Vec::new();
+    for runtime in threads.runtimes() {
+        let thread = LaneThread::start(runtime, &process.redis, redis, prefix, options.clone());
+        lane_threads.push(thread.await?);
+    }
     let deliver = Arc::new(Deliver {
         keys: keys.unwrap_or_default(),
-        client: HttpClient::new(HttpOptions {
-            policy: settings.addresses(),
-            deadline: settings.request_timeout,
-            dns_servers: settings.dns_servers.clone(),
-            ca_bundle: settings.ca_bundle.clone(),
-            proxy: settings.egress_proxy().as_ref().map(Proxy::from),
-        })?,
-        health: HealthStore::new(process.redis.clone(), prefix),
+        threads: lane_threads,
         health_log,
         views: Views::default(),
-        turns: Turns::new(process.redis.clone(), prefix),
         memory: Memory::new(settings.waiting_memory),
         tests: Tests::default(),
         lanes: Mutex::default(),
@@ -125,7 +129,6 @@ pub async fn start(
         backlogs: Backlogs::start(process, "deliver", &process.topics.bundles)?,
         settings,
         from,
-        requests,
     });
     tokio::spawn(keeping::keep(process.clone()));
     tokio::spawn(circuits::count(process.clone(), deliver.health_log.clone()));
@@ -133,10 +136,15 @@ pub async fn start(
         let deliver = deliver.clone();
         Box::pin(async move { partition::work(deliver, feed).await }) as _
     });
-    Ok(Intake::start(&process.kafka, &options, spawn)?)
+    Ok(Intake::start(&process.kafka, &intake, spawn)?)
 }
 
 impl Deliver {
+    /// What the lane of a webhook runs on.
+    fn thread(&self, webhook: &WebhookId) -> &LaneThread {
+        &self.threads[thread_of(webhook, self.threads.len())]
+    }
+
     fn lanes(&self) -> MutexGuard<'_, HashMap<WebhookId, mpsc::UnboundedSender<Message>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +187,7 @@ impl Deliver {
         // Just created: its receiver is alive.
         let _ = sender.send(message);
         lanes.insert(webhook.clone(), sender);
-        tokio::spawn(Lane::new(self.clone(), webhook.clone(), inbox).run());
+        self.thread(webhook).runtime.spawn(Lane::new(self.clone(), webhook.clone(), inbox).run());
     }
 
     /// Ends a lane that has nothing to do, unless something was offered to it meanwhile.

@@ -81,7 +81,7 @@ impl Deliver {
         let origin = Origin::Read(Pass::default());
         let queued = Queued::new(delivery, parking.clone(), origin, room.into(), &self.process.metrics);
         let deliver = self.clone();
-        tokio::spawn(async move {
+        self.thread(&webhook).runtime.spawn(async move {
             let _watch = deliver.process.watch_for_panic("test of a webhook");
             deliver.send_test(queued).await;
             drop(place);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cluster import LAG_MS, Cluster
+from cluster import LAG_MS, SESSION_MS, Cluster
 from rows.row import IN_FLIGHT, SMALL_LANES, Row, note_load, pause
 from system import SESSION_S, Plan, System
 
@@ -24,7 +24,9 @@ def brokers(system: System) -> None:
         nodes = system.random.sample(cluster.nodes, 2 if kind == "two down" else 1)
         for node in nodes:
             cluster.freeze(node) if kind == "a follower lags" else cluster.kill(node)
-        pause(system, LAG_MS / 1000 + 1, 10)
+        # So long that those who are left notice it.
+        noticed_s = (LAG_MS if kind == "a follower lags" else SESSION_MS) / 1000
+        pause(system, noticed_s + 2, noticed_s + 6)
         if kind == "two down":
             # There is no majority, and nobody can say who leads.
             system.hit(kind)
@@ -60,7 +62,7 @@ def disk_full(system: System) -> None:
 
 ROWS = [
     Row("brokers", "one of three brokers dies, or two; a follower lags", brokers, ("one down", "two down", "a follower lags", "leaders changed"),
-        lambda seconds: Plan(seconds=max(seconds, 120), rate=75, brokers=3, settings=dict(SMALL_LANES))),
+        lambda seconds: Plan(seconds=max(seconds, 240), rate=75, brokers=3, settings=dict(SMALL_LANES))),
     Row("disk-full", "the disk of one of three brokers is full", disk_full, ("a broker died of its full disk", "it came back"),
         lambda seconds: Plan(seconds=max(seconds, 75), rate=50, brokers=3, small_disk_mib=192, settings=dict(SMALL_LANES))),
 ]

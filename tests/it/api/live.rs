@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::commands::{events, start};
-use crate::support::{LIMIT, claims, ok, receiver, signed, token};
+use crate::support::{LIMIT, claims, hang, ok, receiver, signed, token};
 
 #[tokio::test]
 async fn attempts_and_changes_are_told_to_those_whose_they_are() {
@@ -46,4 +46,25 @@ async fn the_stream_ends_with_the_token_and_is_not_there_for_others() {
     for (of, expected) in [(signed(&claims), 401), (token("other", "editor"), 404)] {
         assert_eq!(console.call("GET", path, &of, &json!(null)).await.status, expected);
     }
+}
+
+#[tokio::test]
+async fn a_console_that_is_to_stop_answers_what_it_was_asked_and_ends_its_streams() {
+    let endpoint = receiver(ok());
+    let Some(system) = start(&endpoint, json!({}), "1s").await else { return };
+    let console = system.console(&[]).await;
+    let told = console.listen(&token("ws", "viewer")).await;
+    endpoint.set(hang()).await;
+    let editor = token("ws", "editor");
+    // It waits for the endpoint, which says nothing until the deadline of its request.
+    let (body, asked) = (json!({}), "/api/v1/webhooks/wh/test");
+    let stop = async {
+        endpoint.wait_for(|requests| !requests.is_empty(), "the test").await;
+        console.process.sigterm();
+    };
+    let (answered, ()) = futures_util::future::join(console.call("POST", asked, &editor, &body), stop).await;
+    assert_eq!(answered.json()["attempt"]["outcome"], "timeout", "{}", answered.text());
+    tokio::time::timeout(LIMIT, told.ended()).await.expect("it ends");
+    assert!(console.process.wait_exit(LIMIT).await.success());
+    assert!(!console.process.stderr().contains("are given up"));
 }

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::support::authority::tls_server;
 use crate::support::{Authority, Step};
 
 /// A server with a certificate for a name, changed as told.
@@ -18,7 +17,7 @@ fn server(
     let mut params = CertificateParams::new(vec![format!("{name}.cases.dev")]).expect("it is a name");
     change(&mut params);
     let (certificate, key) = authority.sign(&params);
-    config(certificate.der().clone(), &key)
+    tls_server(&certificate, &key)
 }
 
 /// A server that sends far more tickets after the handshake than a response may cost.
@@ -31,16 +30,6 @@ fn tickets(authority: &Authority, name: &str) -> Arc<ServerConfig> {
 /// A TLS record with a piece of the handshake.
 fn handshake(piece: &[u8]) -> Vec<u8> {
     [&[22, 3, 3], &(piece.len() as u16).to_be_bytes()[..], piece].concat()
-}
-
-fn config(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<ServerConfig> {
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has them")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key);
-    Arc::new(config.expect("key and certificate fit"))
 }
 
 type Server = fn(&Authority, &str) -> Option<Arc<ServerConfig>>;
@@ -121,5 +110,5 @@ fn self_signed(name: &str) -> Arc<ServerConfig> {
     let key = KeyPair::generate().expect("a key can be made");
     let params = CertificateParams::new(vec![format!("{name}.cases.dev")]).expect("it is a name");
     let certificate = params.self_signed(&key).expect("a key can sign its own certificate");
-    config(certificate.der().clone(), &key)
+    tls_server(&certificate, &key)
 }

@@ -16,20 +16,20 @@ use crate::support::{
 
 /// What each role may do, as an operator would grant it.
 const ACLS: &str = include_str!("../../../deploy/kafka/acls.tsv");
-const PREFIX: &str = "secure-";
+pub(super) const PREFIX: &str = "secure-";
 
 /// A broker that is reached by TLS with a certificate, or with a name and a password; nobody may do anything but those
 /// whom the list of rights names. The rig itself comes in by a listener without all that.
-struct SecureKafka {
-    kafka: Kafka,
-    sasl: HeldPort,
+pub(super) struct SecureKafka {
+    pub(super) kafka: Kafka,
+    pub(super) sasl: HeldPort,
     mutual: HeldPort,
-    authority: Authority,
+    pub(super) authority: Authority,
 }
 
 impl SecureKafka {
     /// Grants the rights of these roles: each takes a moment.
-    async fn start(roles: &[&str]) -> Option<Self> {
+    pub(super) async fn start(roles: &[&str]) -> Option<Self> {
         let (authority, sasl, mutual) = (Authority::new(), HeldPort::new(), HeldPort::new());
         let server = authority.identity("server");
         let listeners = format!("SASL://{},MUTUAL://{}", sasl.addr(), mutual.addr());
@@ -40,7 +40,8 @@ impl SecureKafka {
              sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
              required user_bundlehook-aggregate=\"{PASSWORD}\" \
-             user_bundlehook-serve=\"{PASSWORD}\" user_bundlehook-notify=\"{PASSWORD}\";\n\
+             user_bundlehook-serve=\"{PASSWORD}\" user_bundlehook-notify=\"{PASSWORD}\" \
+             user_bundlehook-topics=\"{PASSWORD}\";\n\
              listener.name.sasl.scram-sha-512.sasl.jaas.config=\
              org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
@@ -72,7 +73,7 @@ impl SecureKafka {
         Some(Self { kafka, sasl, mutual, authority })
     }
 
-    fn by_password(&self, mechanism: &str, user: &str) -> BTreeMap<&'static str, String> {
+    pub(super) fn by_password(&self, mechanism: &str, user: &str) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
             ("security.protocol", "SASL_SSL".to_owned()),
             ("sasl.mechanisms", mechanism.to_owned()),
@@ -92,7 +93,7 @@ impl SecureKafka {
     }
 }
 
-fn properties(properties: &BTreeMap<&'static str, String>) -> String {
+pub(super) fn properties(properties: &BTreeMap<&'static str, String>) -> String {
     properties.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
 }
 
@@ -202,6 +203,22 @@ async fn the_console_and_the_mailer_do_all_their_work_as_users_with_no_more_righ
     sender.sigterm();
     assert!(sender.wait_exit(LIMIT).await.success());
     assert_nothing_was_denied(&system);
+}
+
+#[tokio::test]
+async fn the_job_makes_and_checks_all_topics_as_a_user_with_no_more_rights_than_listed() {
+    let Some(secure) = SecureKafka::start(&["topics"]).await else { return };
+    for _ in 0..2 {
+        let made = process("topics")
+            .env("BUNDLEHOOK_KAFKA_BROKERS", secure.sasl.addr().to_string())
+            .env("BUNDLEHOOK_KAFKA_PROPERTIES", properties(&secure.by_password("PLAIN", "bundlehook-topics")))
+            .env("BUNDLEHOOK_TOPIC_PREFIX", PREFIX)
+            .run()
+            .await;
+        assert!(made.status.success(), "{made:?}");
+    }
+    let log = secure.kafka.log();
+    assert!(!log.contains("Denied"), "rights are missing: {log}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 
-use super::wait_until;
+use super::{background, wait_until};
 
 /// A browser with one page.
 pub struct Browser {
@@ -26,11 +26,19 @@ impl Browser {
             .arg(root.join("deploy/local/target/node"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // Node makes what it inherits non-blocking, for everybody who writes there: the test's own output would break off.
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("node can be started");
         let input = child.stdin.take().expect("it is piped");
         let output = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let mut errors = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        background().spawn(async move {
+            while let Ok(Some(line)) = errors.next_line().await {
+                eprintln!("driver: {line}");
+            }
+        });
         let browser = Self { pipes: Mutex::new((input, output)), _child: child };
         browser.act("open", json!({"url": url, "width": width, "height": 900, "scheme": scheme})).await;
         browser

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -16,6 +16,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::children::{self, tail};
 use super::records::forget;
@@ -56,7 +57,11 @@ pub struct Kafka {
     servers: String,
     version: String,
     nodes: Vec<Node>,
+    _turn: Option<OwnedSemaphorePermit>,
 }
+
+/// Held by the one cluster of several brokers that runs: the start of nine brokers at once takes minutes on two cores.
+static TURN: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
 
 /// What a broker has beyond the common settings.
 #[derive(Default)]
@@ -119,7 +124,7 @@ impl Kafka {
     fn given(servers: String) -> Self {
         let version = format!("the broker of BUNDLEHOOK_TEST_KAFKA, {servers}");
         report::broker(&version);
-        Self { servers, version, nodes: Vec::new() }
+        Self { servers, version, nodes: Vec::new(), _turn: None }
     }
 
     async fn launch(
@@ -129,6 +134,8 @@ impl Kafka {
         more: &More<'_>,
     ) -> Result<Self, String> {
         let jars = jars().await.as_ref().map_err(Clone::clone)?;
+        let turn = async || TURN.clone().acquire_owned().await.expect("nobody closes it");
+        let turn = if count > 1 { Some(turn().await) } else { None };
         let mut nodes = Vec::new();
         for _ in 0..count {
             nodes.push(Node::new(disk()).await);
@@ -139,7 +146,8 @@ impl Kafka {
             node.write_settings(id, &voters.join(","), count, breakable, more);
         }
         let servers: Vec<_> = nodes.iter().map(|node| node.port.addr().to_string()).collect();
-        let kafka = Self { servers: servers.join(","), version: version_of(jars), nodes };
+        let (servers, version) = (servers.join(","), version_of(jars));
+        let kafka = Self { servers, version, nodes, _turn: turn };
         kafka.format(more.format).await;
         for node in &kafka.nodes {
             node.start();
@@ -281,18 +289,21 @@ impl Kafka {
         usize::try_from(leader.await - 1).expect("it has a leader, and ids begin at 1")
     }
 
-    /// Runs a class of Apache Kafka's own tools to its end.
+    /// Runs a class of Apache Kafka's own tools to its end, and returns what it says.
     ///
     /// # Panics
     ///
     /// If it fails.
-    pub async fn tool(&self, class: &str, arguments: &[&str]) {
+    pub async fn tool(&self, class: &str, arguments: &[&str]) -> String {
         let mut command = self.nodes[0].java();
-        command.arg(class).args(["--bootstrap-server", &self.servers]).args(arguments);
-        let log = self.nodes[0].folder.join("tool.log");
+        // Some measure how fast they are.
+        command.arg("-XX:TieredStopAtLevel=4").arg(class);
+        command.args(["--bootstrap-server", &self.servers]).args(arguments);
+        let log = children::folder("tool").join("log");
         let mut child = children::spawn(command, &log);
         let status = blocking(move || child.wait().expect("a child can be waited for")).await;
         assert!(status.success(), "{class} {arguments:?} failed:\n{}", tail(&log, 20));
+        fs::read_to_string(&log).expect("the log is text")
     }
 
     /// What the first broker has logged.

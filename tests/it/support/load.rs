@@ -1,12 +1,16 @@
 //! Messages that come all the time, while something else happens.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LIMIT, Receiver, Request, System, event, message_ids, ok, receiver, refuse, wait_until, webhook,
+    Answer, LIMIT, Receiver, Request, System, answer, event, message_ids, ok, receiver, refuse, wait_until,
+    webhook,
 };
 
 /// Chats that the messages belong to.
@@ -15,17 +19,30 @@ const CHATS: usize = 10;
 const BATCH: usize = 5;
 /// How often.
 const PACE: Duration = Duration::from_millis(20);
+/// Most messages that may be under way to the path `/none` at first: a busy machine gets no more than it can take.
+const UNDER_WAY: usize = 1_000;
 
 /// Where the messages go: at once to the path `/none`, hour by hour to `/1h`, and at once to `/parked` of a receiver
 /// that can be away for a while, so that they are parked.
 pub struct Load {
     pub receiver: Receiver,
     parked: Receiver,
+    /// Requests to the path `/none`, and such as came again.
+    at_once: Arc<AtomicUsize>,
+    under_way: AtomicUsize,
 }
 
 impl Load {
     pub fn new() -> Self {
-        Self { receiver: receiver(ok()), parked: receiver(ok()) }
+        let at_once = Arc::new(AtomicUsize::new(0));
+        let count = at_once.clone();
+        let behaviour = answer(move |request| {
+            if request.path == "/none" {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Answer::status(200)
+        });
+        Self { receiver: receiver(behaviour), parked: receiver(ok()), at_once, under_way: UNDER_WAY.into() }
     }
 
     pub fn webhooks(&self) -> Vec<Value> {
@@ -41,8 +58,12 @@ impl Load {
         let over = CancellationToken::new();
         let publish = async {
             let (mut count, mut pace) = (0, tokio::time::interval(PACE));
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !over.is_cancelled() {
                 pace.tick().await;
+                if count > self.at_once.load(Ordering::Relaxed) + self.under_way.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let batch = count..count + BATCH;
                 let message = |n| event("ws", &format!("c{}", n % CHATS), &message(n));
                 system.publish(&batch.clone().map(message).collect::<Vec<_>>()).await;
@@ -67,10 +88,15 @@ impl Load {
         self.parked.set(ok()).await;
     }
 
+    /// Lets so many more messages be under way, however many are.
+    pub fn let_more_wait(&self, more: usize) {
+        self.under_way.fetch_add(more, Ordering::Relaxed);
+    }
+
     /// Waits until so many more POSTs have come.
     pub async fn wait_more(&self, more: usize) {
-        let least = self.receiver.requests().len() + more;
-        let enough = async || self.receiver.requests().len() >= least;
+        let least = self.receiver.count() + more;
+        let enough = async || self.receiver.count() >= least;
         wait_until(&format!("{more} more POSTs"), LIMIT, enough).await;
     }
 

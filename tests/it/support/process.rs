@@ -267,7 +267,7 @@ fn read(file: &PathBuf) -> String {
 }
 
 /// Status and body of a GET over HTTP/1.0, whose answer ends with the connection.
-pub(super) async fn get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+pub async fn get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut connection = tokio::net::TcpStream::connect(addr).await?;
     connection.write_all(format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{HeldPort, LIMIT, background};
+use super::{HeldPort, LIMIT, LONGEST, background};
 
 /// Longest that an endpoint which goes away still answers.
 const CLOSING: Duration = Duration::from_millis(100);
@@ -212,6 +212,11 @@ impl Receiver {
         self.seen.requests.lock().expect("no holder panics").clone()
     }
 
+    /// How many requests there were so far.
+    pub fn count(&self) -> usize {
+        self.seen.requests.lock().expect("no holder panics").len()
+    }
+
     /// Behaves differently from the next request on. With [`refuse`], open connections are closed too.
     pub async fn set(&self, behaviour: Behaviour) {
         let open = behaviour.0.is_some();
@@ -231,24 +236,22 @@ impl Receiver {
     ///
     /// # Panics
     ///
-    /// With `what`, which reads after "waited for", and what was seen, if that takes over a minute.
+    /// With `what`, which reads after "waited for", and what was seen, if nothing comes for [`LIMIT`], or that takes over
+    /// [`LONGEST`].
     pub async fn wait_for(&self, condition: impl Fn(&[Request]) -> bool, what: &str) -> Vec<Request> {
-        let satisfied = async {
-            loop {
-                let changed = self.seen.changed.notified();
-                tokio::pin!(changed);
-                // From here on no change is missed, even one before the first poll below.
-                changed.as_mut().enable();
-                let requests = self.requests();
-                if condition(&requests) {
-                    return requests;
-                }
-                changed.await;
+        let began = Instant::now();
+        loop {
+            let changed = self.seen.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed, even one before the first poll below.
+            changed.as_mut().enable();
+            let requests = self.requests();
+            if condition(&requests) {
+                return requests;
             }
-        };
-        let limited = tokio::time::timeout(LIMIT, satisfied).await;
-        limited
-            .unwrap_or_else(|_| panic!("waited for {what} for {LIMIT:?}, in vain; seen:{}", self.summary()))
+            let goes_on = tokio::time::timeout(LIMIT, changed).await.is_ok() && began.elapsed() < LONGEST;
+            assert!(goes_on, "waited for {what} for {:?}, in vain; seen:{}", began.elapsed(), self.summary());
+        }
     }
 
     /// One line a request.

@@ -1,6 +1,7 @@
 //! Redis servers of a test's own: one, a Sentinel set-up, or a Cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 
+use super::authority::{Identity, text};
 use super::children::{self, tail};
-use super::{HeldPort, LIMIT, wait_until};
+use super::{Authority, HeldPort, LIMIT, wait_until};
 
 /// The name under which the sentinels know the master.
 pub const MASTER: &str = "bundlehook";
@@ -43,12 +45,59 @@ pub async fn redis(kind: RedisKind) -> Redis {
 ///
 /// If it does not start.
 pub async fn redis_with(kind: RedisKind, settings: &[&str]) -> Redis {
+    start(kind, &Extra { settings, ..Extra::default() }).await
+}
+
+/// The same where each server, sentinels included, has a second port with TLS, asks for certificates of this authority
+/// there, and reaches the others by TLS. `sentinels` are lines of the sentinels' own settings.
+pub async fn redis_by_tls(
+    kind: RedisKind,
+    authority: &Authority,
+    settings: &[&str],
+    sentinels: &str,
+) -> Redis {
+    let certified = Certified { ca: authority.bundle(), identity: authority.identity("redis") };
+    start(kind, &Extra { settings, sentinels, certified: Some(&certified) }).await
+}
+
+/// What servers have beyond the common settings.
+#[derive(Default)]
+struct Extra<'a> {
+    settings: &'a [&'a str],
+    sentinels: &'a str,
+    certified: Option<&'a Certified>,
+}
+
+/// What a server shows by TLS, and whom it trusts.
+struct Certified {
+    ca: PathBuf,
+    identity: Identity,
+}
+
+impl Certified {
+    fn settings(&self, port: &HeldPort) -> Vec<(&'static str, String)> {
+        let port = port.number().to_string();
+        let files = [&self.identity.certificate, &self.identity.key, &self.ca];
+        let [certificate, key, ca] = files.map(|file| text(file).to_owned());
+        let yes = || "yes".to_owned();
+        vec![
+            ("tls-port", port),
+            ("tls-auth-clients", yes()),
+            ("tls-replication", yes()),
+            ("tls-cert-file", certificate),
+            ("tls-key-file", key),
+            ("tls-ca-cert-file", ca),
+        ]
+    }
+}
+
+async fn start(kind: RedisKind, extra: &Extra<'_>) -> Redis {
     let data_nodes = match kind {
         RedisKind::Single => 1,
         RedisKind::Sentinel => 2,
         RedisKind::Cluster => 3,
     };
-    let mut nodes: Vec<_> = (0..data_nodes).map(|_| Node::new(settings)).collect();
+    let mut nodes: Vec<_> = (0..data_nodes).map(|_| Node::new(extra)).collect();
     if kind == RedisKind::Cluster {
         for node in &mut nodes {
             node.join_a_cluster();
@@ -60,8 +109,8 @@ pub async fn redis_with(kind: RedisKind, settings: &[&str]) -> Redis {
     }
     match kind {
         RedisKind::Single => {}
-        RedisKind::Sentinel => redis.watch().await,
-        RedisKind::Cluster => redis.share_slots().await,
+        RedisKind::Sentinel => redis.watch(extra).await,
+        RedisKind::Cluster => redis.share_slots(extra).await,
     }
     redis
 }
@@ -103,6 +152,30 @@ impl Redis {
             // Any of them tells where the others are.
             RedisKind::Cluster => format!("redis+cluster://{}", list(&self.nodes[..2])),
         }
+    }
+
+    /// What `BUNDLEHOOK_REDIS_URL` is for a way with TLS, or for the same ports without, as `redis` or `rediss` says.
+    /// `login` is `user:password`, the same at the sentinels.
+    pub fn setting_by_tls(&self, scheme: &str, login: &str) -> String {
+        let list = |nodes: &[Node]| nodes.iter().map(Node::peers_addr).collect::<Vec<_>>().join(",");
+        let (user, password) = login.split_once(':').expect("a login has a name and a password");
+        match self.kind {
+            RedisKind::Single => format!("{scheme}://{login}@{}/", list(&self.nodes)),
+            RedisKind::Sentinel => format!(
+                "{scheme}+sentinel://{login}@{}/{MASTER}?sentinel_username={user}&sentinel_password={password}",
+                list(&self.sentinels)
+            ),
+            RedisKind::Cluster => format!("{scheme}+cluster://{login}@{}", list(&self.nodes[..2])),
+        }
+    }
+
+    /// The answers of all servers, and then of all sentinels, to a command.
+    pub async fn ask_all<T: FromRedisValue>(&self, words: &[&str]) -> Vec<RedisResult<T>> {
+        let mut answers = Vec::new();
+        for node in self.nodes.iter().chain(&self.sentinels) {
+            answers.push(node.command(words).await);
+        }
+        answers
     }
 
     /// The URLs of all data servers.
@@ -275,12 +348,12 @@ impl Redis {
     }
 
     /// Makes the second server a replica of the first, and starts three sentinels that agree on it.
-    async fn watch(&mut self) {
-        let port = self.nodes[0].port.number().to_string();
+    async fn watch(&mut self, extra: &Extra<'_>) {
+        let port = self.nodes[0].peers_port().number().to_string();
         let followed: RedisResult<()> = self.nodes[1].command(&["REPLICAOF", "127.0.0.1", &port]).await;
         followed.expect("a fresh server can become a replica");
         self.wait_for("the replica to follow", &["INFO", "replication"], "state=online").await;
-        self.sentinels = (0..3).map(|_| Node::sentinel(&port)).collect();
+        self.sentinels = (0..3).map(|_| Node::sentinel(&port, extra)).collect();
         for sentinel in &self.sentinels {
             sentinel.start().await;
         }
@@ -299,11 +372,13 @@ impl Redis {
     }
 
     /// Gives each server a third of the slots, and waits until all agree.
-    async fn share_slots(&self) {
+    async fn share_slots(&self, extra: &Extra<'_>) {
         let mut command = children::command("redis-cli");
-        command
-            .args(["--cluster", "create"])
-            .args(self.nodes.iter().map(|node| node.port.addr().to_string()));
+        if let Some(Certified { ca, identity }) = extra.certified {
+            command.args(["--tls", "--cacert", text(ca), "--cert", text(&identity.certificate)]);
+            command.args(["--key", text(&identity.key)]);
+        }
+        command.args(["--cluster", "create"]).args(self.nodes.iter().map(Node::peers_addr));
         command.args(["--cluster-replicas", "0", "--cluster-yes"]);
         let log = self.nodes[0].folder.join("create.log");
         let mut created = children::spawn(command, &log);
@@ -332,6 +407,8 @@ impl Redis {
 #[derive(Debug)]
 struct Node {
     port: HeldPort,
+    /// Where it is reached by TLS.
+    tls: Option<HeldPort>,
     /// Of a Cluster's node: where its peers reach it.
     bus: Option<HeldPort>,
     folder: PathBuf,
@@ -340,13 +417,19 @@ struct Node {
 }
 
 impl Node {
-    fn new(settings: &[&str]) -> Self {
+    fn new(extra: &Extra<'_>) -> Self {
         let folder = children::folder("redis");
         let port = HeldPort::new();
         let common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"];
-        let mut arguments: Vec<String> = common.iter().chain(settings).map(ToString::to_string).collect();
+        let mut arguments: Vec<String> =
+            common.iter().chain(extra.settings).map(ToString::to_string).collect();
         arguments.insert(common.len(), port.number().to_string());
-        Self { port, bus: None, folder, arguments, child: Mutex::new(None) }
+        let tls = extra.certified.map(|certified| (HeldPort::new(), certified));
+        for (name, value) in tls.iter().flat_map(|(port, certified)| certified.settings(port)) {
+            arguments.extend([format!("--{name}"), value]);
+        }
+        let tls = tls.map(|(port, _)| port);
+        Self { port, tls, bus: None, folder, arguments, child: Mutex::new(None) }
     }
 
     fn join_a_cluster(&mut self) {
@@ -355,16 +438,26 @@ impl Node {
         let settings =
             ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus_port];
         self.arguments.extend(settings.map(str::to_owned));
+        if self.tls.is_some() {
+            self.arguments.extend(["--tls-cluster", "yes"].map(str::to_owned));
+        }
         self.bus = Some(bus);
     }
 
     /// A sentinel that watches the master on a port.
-    fn sentinel(master_port: &str) -> Self {
-        let mut node = Self::new(&[]);
+    fn sentinel(master_port: &str, extra: &Extra<'_>) -> Self {
+        let mut node = Self::new(&Extra { certified: extra.certified, ..Extra::default() });
         let file = node.folder.join("sentinel.conf");
+        let mut lines = extra.sentinels.to_owned();
+        for (name, value) in
+            node.tls.iter().zip(extra.certified).flat_map(|(port, certified)| certified.settings(port))
+        {
+            // Writing to a string can't fail.
+            let _ = writeln!(lines, "{name} {value}");
+        }
         let text = format!(
             "bind 127.0.0.1\nport {}\nsentinel monitor {MASTER} 127.0.0.1 {master_port} 2\n\
-             sentinel down-after-milliseconds {MASTER} 1000\nsentinel failover-timeout {MASTER} 3000\n",
+             sentinel down-after-milliseconds {MASTER} 1000\nsentinel failover-timeout {MASTER} 3000\n{lines}",
             node.port.number(),
         );
         fs::write(&file, text).expect("the rig's folder can be written");
@@ -374,6 +467,15 @@ impl Node {
 
     fn url(&self) -> String {
         format!("redis://{}/", self.port.addr())
+    }
+
+    /// Where other servers, and clients by TLS, reach it.
+    fn peers_port(&self) -> &HeldPort {
+        self.tls.as_ref().unwrap_or(&self.port)
+    }
+
+    fn peers_addr(&self) -> String {
+        self.peers_port().addr().to_string()
     }
 
     fn log(&self) -> PathBuf {

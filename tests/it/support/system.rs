@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{
     Finished, Kafka, LIMIT, Launch, Outgoing, Process, Receiver, Record, Redis, RedisKind, Request,
     committed, end_offsets, kafka, ok, process, produce, read_topic, receiver, redis, wait_until,
+    wait_while_moving,
 };
 
 /// A change of settings counts from so many milliseconds after it.
@@ -42,6 +43,10 @@ pub struct Setup {
 
 /// For `BUNDLEHOOK_KAFKA_PROPERTIES`: a dead member of a group is noticed after 1.5 s.
 pub const SESSION: &str = "session.timeout.ms=1500,heartbeat.interval.ms=300";
+
+/// For `BUNDLEHOOK_RETRY_SCHEDULE`: the eleventh failure, which disables, comes after a minute at the earliest, however busy the
+/// machine is; who is back is tried after 9 s at the latest.
+pub const PATIENT: &str = "300ms,1s,3s,8s";
 
 /// A system with an hour of so many milliseconds, a grace of 200 ms, no limit of age and one partition.
 pub fn system(hour: u64) -> Setup {
@@ -196,8 +201,11 @@ impl Role {
 
     /// Waits until the sum of all series that begin so is at least this.
     pub async fn wait_sum(&self, series: &str, least: f64) {
-        wait_until(&format!("`{series}` to reach {least}"), LIMIT, async || self.sum(series).await >= least)
-            .await;
+        wait_while_moving(&format!("`{series}` to reach {least}"), async || {
+            let sum = self.sum(series).await;
+            (sum < least).then_some(sum)
+        })
+        .await;
     }
 }
 
@@ -244,9 +252,9 @@ impl System {
     /// Waits until the records of a topic satisfy a condition, and returns them.
     pub async fn wait_records(&self, topic: &str, condition: impl Fn(&[Record]) -> bool) -> Vec<Record> {
         let mut found = Vec::new();
-        wait_until(&format!("records of `{topic}`"), LIMIT, async || {
+        wait_while_moving(&format!("records of `{topic}`"), async || {
             found = self.records(topic).await;
-            condition(&found)
+            (!condition(&found)).then_some(found.len())
         })
         .await;
         found
@@ -300,10 +308,11 @@ impl System {
         self.wait_committed("deliver", "bundles").await;
         // While a partition is claimed anew, nothing is said of what is parked.
         let parked = "bundlehook_deliveries_parked{";
-        wait_until("nothing to be parked", LIMIT, async || {
-            self.deliver.process.metrics().await.contains(parked)
-                && self.deliver.sum(parked).await + self.deliver.sum("bundlehook_deliveries_waiting ").await
-                    == 0.0
+        wait_while_moving("nothing to be parked", async || {
+            let is_said = self.deliver.process.metrics().await.contains(parked);
+            let left =
+                self.deliver.sum(parked).await + self.deliver.sum("bundlehook_deliveries_waiting ").await;
+            (!is_said || left > 0.0).then_some((is_said, left))
         })
         .await;
     }
@@ -312,10 +321,11 @@ impl System {
     pub async fn wait_committed(&self, role: &str, topic: &str) {
         let servers = self.kafka.servers();
         let (group, topic) = (format!("{}bundlehook-{role}", self.prefix), self.topic(topic));
-        wait_until(&format!("`{role}` to commit the end of `{topic}`"), LIMIT, async || {
-            let ends = end_offsets(servers, &topic).await;
+        wait_while_moving(&format!("`{role}` to commit the end of `{topic}`"), async || {
+            let ends: Vec<_> = end_offsets(servers, &topic).await.into_iter().map(Some).collect();
             let committed = committed(servers, &group, &topic).await;
-            committed.iter().map(|partition| partition.offset).eq(ends.into_iter().map(Some))
+            let offsets: Vec<_> = committed.iter().map(|partition| partition.offset).collect();
+            (offsets != ends).then_some((offsets, ends))
         })
         .await;
     }
@@ -538,9 +548,9 @@ impl Tenant {
     /// Waits until as many records of a topic name this workspace's webhook of a granularity.
     pub async fn wait_records_of(&self, topic: &str, granularity: &str, count: usize) -> Vec<Record> {
         let mut found = Vec::new();
-        wait_until(&format!("{count} records of `{topic}`"), LIMIT, async || {
+        wait_while_moving(&format!("{count} records of `{topic}`"), async || {
             found = self.records_of(topic, granularity).await;
-            found.len() >= count
+            (found.len() < count).then_some(found.len())
         })
         .await;
         found

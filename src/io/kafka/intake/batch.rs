@@ -12,7 +12,7 @@ use crate::{io::clock, model::time::Millis};
 /// Records of one partition, in order, copied once.
 #[derive(Debug)]
 pub struct RecordBatch {
-    /// When the first of them was polled.
+    /// Just before the last of them were polled.
     pub polled_at: Instant,
     bytes: Vec<u8>,
     records: Vec<Entry>,
@@ -60,6 +60,13 @@ impl RecordBatch {
         let arrived = Millis(message.timestamp().to_millis().unwrap_or_else(|| clock::now().0));
         let headers = headers.unwrap_or_default();
         self.records.push(Entry { offset: message.offset(), arrived, key, value, headers });
+    }
+
+    /// Adds the records that follow.
+    pub(super) fn append(&mut self, next: Self) {
+        self.polled_at = next.polled_at;
+        self.bytes.extend_from_slice(&next.bytes);
+        self.records.extend(next.records);
     }
 
     /// The records, in the order of their offsets.

@@ -1,11 +1,14 @@
 //! What the worker of a partition holds: its records, and the way to commit.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicUsize, Ordering},
-    mpsc,
+use std::{
+    mem,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
 };
-use std::time::Duration;
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -15,7 +18,7 @@ use rdkafka::{
 use tokio::sync::{mpsc as queue, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{REQUEST_WAIT, batch::RecordBatch, group::GroupConsumer};
+use super::{BATCH_BYTES, REQUEST_WAIT, batch::RecordBatch, group::GroupConsumer};
 
 /// What a worker reads.
 #[derive(Debug)]
@@ -65,6 +68,8 @@ pub struct PartitionFeed {
     pub partition: i32,
     pub(super) topic: String,
     pub(super) events: queue::UnboundedReceiver<(u64, FeedEvent)>,
+    /// There was nothing more after the batch that was handed out.
+    pub(super) ended: bool,
     pub(super) generation: u64,
     pub(super) backlog: Arc<AtomicUsize>,
     pub(super) commands: mpsc::Sender<Command>,
@@ -93,6 +98,7 @@ impl PartitionFeed {
     /// If the consumer can't be moved there, or is gone.
     pub async fn start_at(&mut self, offset: i64) -> Result<(), KafkaError> {
         self.generation += 1;
+        self.ended = false;
         let (done, answer) = oneshot::channel();
         let command = Command::Start { partition: self.partition, offset, generation: self.generation, done };
         let gone = || KafkaError::Seek("the consumer is gone".to_owned());
@@ -104,17 +110,41 @@ impl PartitionFeed {
         }
     }
 
-    /// The next event; none when the partition was revoked. Safe to drop while it waits.
+    /// The next event; none when the partition was revoked. Records that have come one by one while the worker did
+    /// something else are one batch: it catches up, however long that takes it each time. Safe to drop while it waits.
     pub async fn next(&mut self) -> Option<FeedEvent> {
-        loop {
-            let (generation, event) = self.events.recv().await?;
-            if let FeedEvent::Records(batch) = &event {
-                self.backlog.fetch_sub(batch.bytes(), Ordering::Relaxed);
+        // Not if more has come since.
+        if mem::take(&mut self.ended) && self.events.is_empty() {
+            return Some(FeedEvent::End);
+        }
+        let mut batch = loop {
+            match self.events.recv().await.map(|event| self.current(event))? {
+                Some(FeedEvent::Records(batch)) => break batch,
+                Some(FeedEvent::End) => return Some(FeedEvent::End),
+                None => {}
             }
-            if generation == self.generation {
-                return Some(event);
+        };
+        while batch.bytes() < BATCH_BYTES
+            && let Ok(event) = self.events.try_recv()
+        {
+            match self.current(event) {
+                Some(FeedEvent::Records(next)) => {
+                    batch.append(next);
+                    self.ended = false;
+                }
+                Some(FeedEvent::End) => self.ended = true,
+                None => {}
             }
         }
+        Some(FeedEvent::Records(batch))
+    }
+
+    /// An event, if it is not of what was discarded.
+    fn current(&self, (generation, event): (u64, FeedEvent)) -> Option<FeedEvent> {
+        if let FeedEvent::Records(batch) = &event {
+            self.backlog.fetch_sub(batch.bytes(), Ordering::Relaxed);
+        }
+        (generation == self.generation).then_some(event)
     }
 
     /// The committed offset with its metadata; none if nothing was committed.

@@ -139,6 +139,7 @@ impl IntakeContext {
             partition,
             topic: self.topic.clone(),
             events: receiver,
+            ended: false,
             generation: 0,
             backlog: backlog.clone(),
             commands: self.commands.clone(),

@@ -291,7 +291,7 @@ impl WindowStore {
     fn apply_call(&self, plan: &Plan, to: i64, closed: Option<Millis>, rule: &WindowRule) -> Cmd {
         let filters = filter_buckets(&plan.at_once);
         let of_chat = |chat: &ChatAppend| -> Vec<String> {
-            chat.windows.iter().map(|window| chat.key(window).name()).collect()
+            chat.windows.iter().map(|window| chat.name(window)).collect()
         };
         let names: Vec<Vec<String>> = plan.chats.iter().map(of_chat).collect();
         let windows: usize = names.iter().map(Vec::len).sum();
@@ -301,9 +301,7 @@ impl WindowStore {
         for bucket in filters.keys() {
             call.arg(self.key(&format!("seen:{bucket}")));
         }
-        for (name, window) in names.iter().flatten().zip(plan.chats.iter().flat_map(|chat| &chat.windows)) {
-            call.arg(&self.window_keys(name)[..]).arg(self.due_key(window.window.end));
-        }
+        self.add_window_keys(&mut call, plan, names.iter().flatten());
         call.arg(&self.token).arg(self.applied.load(Ordering::Acquire));
         call.arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
         call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
@@ -317,6 +315,24 @@ impl WindowStore {
             add_chat(&mut call, chat, names);
         }
         call
+    }
+
+    /// Adds log, index and due of each window of a plan, by their names. There are so many that no text is made for each.
+    fn add_window_keys<'n>(&self, call: &mut Cmd, plan: &Plan, names: impl Iterator<Item = &'n String>) {
+        let mut stems = ["w:", "i:"].map(|kind| {
+            let stem = self.key(kind);
+            (stem.len(), stem)
+        });
+        let mut due = BTreeMap::new();
+        for (name, window) in names.zip(plan.chats.iter().flat_map(|chat| &chat.windows)) {
+            for (stem, key) in &mut stems {
+                key.truncate(*stem);
+                key.push_str(name);
+                call.arg(key.as_str());
+            }
+            let boundary = window.window.end;
+            call.arg(due.entry(boundary).or_insert_with(|| self.due_key(boundary)).as_str());
+        }
     }
 
     /// The boundaries at which windows are open, with the first offset of the oldest.
