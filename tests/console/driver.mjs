@@ -40,6 +40,13 @@ const actions = {
   open_row: ({ index }) => page.locator(".attempts summary").nth(index).click(),
   wait_text: ({ selector, text }) => page.locator(selector).filter({ hasText: text }).first().waitFor(),
   wait_no: ({ selector }) => page.locator(selector).first().waitFor({ state: "detached" }),
+  // As when the stream of events tells that something happened, and what is shown is looked up anew.
+  async refresh({ selector }) {
+    await page.evaluate((selector) => new Promise((done) => {
+      document.querySelector(selector).addEventListener("htmx:afterSettle", done, { once: true });
+      document.body.dispatchEvent(new CustomEvent("live-webhook"));
+    }), selector);
+  },
   count: ({ selector }) => page.locator(selector).count(),
   text: ({ selector }) => page.locator(selector).first().innerText(),
   attribute: ({ selector, name }) => page.locator(selector).first().getAttribute(name),

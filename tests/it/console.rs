@@ -351,6 +351,8 @@ async fn each_button_does_what_it_says() {
     target.set(ok()).await;
     let before = target.requests().len();
     browser.click("radio", "Discard them").await;
+    // What is shown is replaced whenever something happened: a choice that was made holds.
+    browser.act("refresh", json!({"selector": "#state"})).await;
     browser.click("button", "Enable").await;
     browser.wait_text("#result", "What was held is discarded.").await;
     browser.wait_text("#state .badge", "Healthy").await;

@@ -10,6 +10,7 @@ from typing import Any
 from events import Event
 from instants import minute_text
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
 _LINE_END = re.compile("\r\n|\r|\n")
 # Category Cc, whole.
@@ -18,7 +19,7 @@ _CONTROLS = dict.fromkeys([*range(0x00, 0x20), *range(0x7F, 0xA0)])
 
 def compact(value: Any) -> str:
     """JSON without white space, escaped only where JSON demands it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def object_bytes(event: Event) -> int:

@@ -18,10 +18,10 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TextIO
 
-from bodies import aggregated_body, object_bytes, single_body
+from bodies import aggregated_body, compact, object_bytes, single_body
 from events import DeadLetter, Event, Skip, read_event
 from instants import parse_duration, window_text
 from webhooks import History, Wanting
@@ -251,7 +251,7 @@ def read_boundaries(path: str | None) -> dict[int, list[tuple[int, int]]]:
 def write_posts(posts: Iterable[Post], file: TextIO) -> None:
     """Writes POSTs as JSON lines."""
     for post in posts:
-        file.write(json.dumps(asdict(post), ensure_ascii=False, separators=(",", ":")) + "\n")
+        file.write(compact(vars(post)) + "\n")
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:

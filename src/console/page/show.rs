@@ -57,7 +57,6 @@ pub struct Hook {
     pub state: &'static str,
     pub explained: Vec<Line>,
     pub hint: Option<String>,
-    pub parked: u64,
     /// The system holds what it would have got.
     pub held: bool,
     pub may_disable: bool,
@@ -103,7 +102,6 @@ impl Hook {
             state,
             explained: explained(view, rule),
             hint: hint(view),
-            parked: view.parked,
             held: view.enabled && view.state == "disabled",
             may_disable: view.enabled && editable,
             may_enable: !view.enabled && editable,
