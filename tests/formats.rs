@@ -4,10 +4,16 @@
 #![allow(clippy::format_collect, reason = "a recording is short")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
-use std::{fmt::Debug, fs, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Debug, fs, path::PathBuf};
 
 use bundlehook::{
-    model::{health::Health, ids::WebhookId},
+    model::{
+        edit::EditClaim,
+        health::{Health, Notice, NoticeKind},
+        ids::WebhookId,
+        time::Millis,
+        webhook::Activation,
+    },
     wire::{
         attempt, bundle,
         change::Change,
@@ -58,8 +64,10 @@ const TEXTS: &[(&str, ReadText, Option<&str>)] = &[
     ("commit-metadata-aggregate", |text| meaning(AggregateMetadata::decode(text)), Some("v")),
     ("commit-metadata-deliver", |text| meaning(DeliverMetadata::decode(text)), Some("v")),
     ("commit-metadata-notify", |text| known(MailMetadata::decode(text)), Some("v")),
-    // In Redis. Its reader looks at the version.
+    ("dead-letters-headers", read_dead_letter, Some("bundlehook-version")),
+    // In Redis. What reads them there looks at the version.
     ("redis-health", |text| meaning(serde_json::from_str::<Health>(text)), None),
+    ("redis-edit-claim", |text| meaning(serde_json::from_str::<EditClaim>(text)), None),
 ];
 
 /// Each format that is bytes, in hexadecimal digits. All are in Redis. The first and the last are versioned by the state
@@ -73,6 +81,11 @@ const BYTES: &[(&str, ReadBytes)] = &[
 fn read_headers(text: &str) -> Meaning {
     let headers: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
     meaning(bundle::decode(headers.iter().map(|(name, value)| (&**name, value.as_str().unwrap().as_bytes()))))
+}
+
+fn read_dead_letter(text: &str) -> Meaning {
+    let headers: BTreeMap<String, String> = serde_json::from_str(text).unwrap();
+    meaning(decode_dead_letter(|name| headers.get(name).map(String::as_str)))
 }
 
 fn file(name: &str, ending: &str) -> PathBuf {
@@ -109,7 +122,7 @@ fn a_later_version_is_refused_by_name_even_if_nothing_else_differs() {
         let Some(field) = field else { continue };
         for text in recording(name, "jsonl") {
             let mut value: Value = serde_json::from_str(&text).unwrap();
-            value[field] = if value[field].is_string() { "2".into() } else { 2.into() };
+            value[field] = if value[field].is_number() { 2.into() } else { "2".into() };
             let refused = read(&value.to_string()).expect_err(name);
             assert!(refused.contains("version") || refused.contains("`v` is `2`"), "{name}: {refused}");
         }
@@ -164,8 +177,39 @@ fn what_is_written_now_reads_as_its_recording() {
     }
 }
 
+/// The same for what this program only writes, and others read.
+#[test]
+fn what_is_written_for_others_is_as_its_recording() {
+    let id = "6f1c2b1e-5d0a-5c7e-9b47-0c3e2a7f9d11".parse().unwrap();
+    let settings = settings::decode(recording("webhook-settings", "jsonl")[0].as_bytes()).unwrap();
+    let notice = Notice {
+        id,
+        kind: NoticeKind::Disabled,
+        activation: Activation { at: 1_614_182_400_000, topic: 0, offset: 12 },
+        at: Millis(1_614_183_929_123),
+        failures: 11,
+        last_error: "endpoint answered `503`".to_owned(),
+    };
+    let (headers, value) = notice::encode_event(&settings, &notice);
+    let headers: BTreeMap<_, _> = headers.into_iter().collect();
+    let poison = event::decode(Some(b"{\"no")).unwrap_err();
+    let dead_letter: BTreeMap<_, _> =
+        dead_letter_headers(&poison, "message-events", 3, 1_041, Millis(1_614_184_882_000)).into();
+    for (name, written) in [
+        ("webhook-events", String::from_utf8(value).unwrap()),
+        ("webhook-events-headers", serde_json::to_string(&headers).unwrap()),
+        ("waiting-claim", String::from_utf8(waiting::encode_claim(id)).unwrap()),
+        ("dead-letters-headers", serde_json::to_string(&dead_letter).unwrap()),
+    ] {
+        if !file(name, "jsonl").exists() {
+            fs::write(file(name, "jsonl"), format!("{written}\n")).unwrap();
+        }
+        assert_eq!(recording(name, "jsonl").last(), Some(&written), "{name}");
+    }
+}
+
 fn frames(at: usize, text: &str) -> Vec<u8> {
-    use bundlehook::{model::time::Millis, wire::body};
+    use bundlehook::wire::body;
     let Ok(event::Decoded::Event(event)) = event::decode(Some(text.as_bytes())) else { panic!("{text}") };
     let object = body::message_object(&event.message);
     let message = window_log::LoggedMessage::new(

@@ -19,7 +19,7 @@ use crate::{
         redis::edits::Subject,
     },
     model::{
-        edit::{EditClaim, Revision},
+        edit::{CLAIM_VERSION, EditClaim, Revision},
         ids::WebhookId,
         time::Millis,
         webhook::Webhook,
@@ -166,7 +166,7 @@ impl Commands {
         what: &str,
     ) -> Result<(), CommandError> {
         let at = clock::now();
-        let claim = EditClaim { base, by: self.by.clone(), what: what.to_owned(), at };
+        let claim = EditClaim { v: CLAIM_VERSION, base, by: self.by.clone(), what: what.to_owned(), at };
         match self.edits.claim(id, subject, &claim, at).await? {
             None => Ok(()),
             Some(other) => Err(CommandError::Conflict(format!(

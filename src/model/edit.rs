@@ -9,6 +9,9 @@ use super::{time::Millis, webhook::Activation};
 /// A claim stands for so long: whoever made it has published by then, or never will.
 pub const CLAIM_STANDS: Duration = Duration::from_secs(30);
 
+/// Version of the form in which claims are stored.
+pub const CLAIM_VERSION: u32 = 1;
+
 /// What an edit is based on. It rises with each edit that Kafka holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Revision(i64, i64, i64);
@@ -30,6 +33,9 @@ impl Revision {
 /// The right to publish the next edit on a base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EditClaim {
+    /// [`CLAIM_VERSION`]; the first release wrote none.
+    #[serde(default = "first_version")]
+    pub v: u32,
     /// What the edit is based on.
     pub base: Revision,
     /// Who edits.
@@ -38,6 +44,10 @@ pub struct EditClaim {
     pub what: String,
     /// When it was claimed.
     pub at: Millis,
+}
+
+fn first_version() -> u32 {
+    1
 }
 
 impl EditClaim {
@@ -56,7 +66,13 @@ mod tests {
     #[test]
     fn a_claim_excludes_edits_on_its_base_and_older_ones_until_it_ends() {
         let base = Revision::of_settings(7);
-        let claim = EditClaim { base, by: "amnon".to_owned(), what: "disable".to_owned(), at: Millis(1_000) };
+        let claim = EditClaim {
+            v: CLAIM_VERSION,
+            base,
+            by: "amnon".to_owned(),
+            what: "disable".to_owned(),
+            at: Millis(1_000),
+        };
         assert!(claim.excludes(base, Millis(1_000)));
         assert!(claim.excludes(Revision::of_settings(6), Millis(30_999)));
         assert!(!claim.excludes(base, Millis(31_000)), "whoever made it died");

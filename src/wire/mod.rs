@@ -21,4 +21,4 @@ mod text;
 pub mod waiting;
 pub mod window_log;
 
-pub use poison::{Poison, PoisonReason, dead_letter_headers};
+pub use poison::{DeadLetterHead, Poison, PoisonReason, dead_letter_headers, decode_dead_letter};

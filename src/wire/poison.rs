@@ -54,6 +54,9 @@ impl PoisonReason {
     }
 }
 
+/// Version of the headers of dead letters.
+const DEAD_LETTER_VERSION: &str = "1";
+
 /// The headers of a dead letter, which say what it is and where its record stands (schemas/dead-letter-headers.json).
 #[must_use]
 pub fn dead_letter_headers(
@@ -62,8 +65,9 @@ pub fn dead_letter_headers(
     partition: i32,
     offset: i64,
     arrived: Millis,
-) -> [(&'static str, String); 6] {
+) -> [(&'static str, String); 7] {
     [
+        ("bundlehook-version", DEAD_LETTER_VERSION.to_owned()),
         ("reason", poison.reason.as_str().to_owned()),
         ("detail", poison.detail.clone()),
         ("topic", topic.to_owned()),
@@ -71,6 +75,48 @@ pub fn dead_letter_headers(
         ("offset", offset.to_string()),
         ("arrived-at", arrived.0.to_string()),
     ]
+}
+
+/// What the headers of a dead letter say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterHead {
+    /// One of [`PoisonReason`], or of a later release.
+    pub reason: String,
+    /// For people.
+    pub detail: String,
+    /// Where the record stood that could not be processed.
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// When that record arrived.
+    pub arrived_at: Millis,
+}
+
+/// Reads the headers of a dead letter, each asked for by its name. One without a version is of the first.
+///
+/// # Errors
+/// The header that is missing or can't be read, or a version that is not known.
+pub fn decode_dead_letter<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Result<DeadLetterHead, String> {
+    if let Some(version) = header("bundlehook-version").filter(|version| *version != DEAD_LETTER_VERSION) {
+        return Err(format!("a dead letter of version {version}, expected {DEAD_LETTER_VERSION}"));
+    }
+    let text =
+        |name| header(name).map(str::to_owned).ok_or_else(|| format!("the header `{name}` is missing"));
+    let number = |name| {
+        let text = text(name)?;
+        text.parse::<i64>().map_err(|_| format!("the header `{name}` is `{text}`, expected a number"))
+    };
+    let partition = number("partition")?;
+    Ok(DeadLetterHead {
+        reason: text("reason")?,
+        detail: text("detail")?,
+        topic: text("topic")?,
+        partition: partition
+            .try_into()
+            .map_err(|_| format!("the header `partition` is `{partition}`, expected a partition"))?,
+        offset: number("offset")?,
+        arrived_at: Millis(number("arrived-at")?),
+    })
 }
 
 /// A record that can't be processed. The detail names the field, what it holds if that is no customer's text, and

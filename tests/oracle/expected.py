@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gc
 import json
 import sys
 from collections import Counter, defaultdict
@@ -281,6 +282,8 @@ def _rules(options: argparse.Namespace) -> Rules:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line."""
     options = _arguments(arguments)
+    # Nothing here refers to itself, and all of it is needed to the end: looking for what could go would only take time.
+    gc.disable()
     oracle = Oracle(History(read_lines(options.settings)), _rules(options), options.product, options.closed_until)
     records: Iterable[dict[str, Any]] = read_lines(options.records)
     if options.partitions:

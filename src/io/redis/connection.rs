@@ -127,6 +127,19 @@ impl Trouble {
     }
 }
 
+/// Why there is no connection yet. A server that expects TLS closes one of plain text without a word.
+fn told(error: &RedisError, servers: &RedisServers) -> String {
+    let urls = match servers {
+        RedisServers::Single(url) => std::slice::from_ref(url),
+        RedisServers::Sentinel { sentinels: urls, .. } | RedisServers::Cluster(urls) => urls,
+    };
+    if error.is_io_error() && !error.is_connection_refusal() && !urls.iter().any(tls::is_used) {
+        format!("{error}; if the server expects TLS, BUNDLEHOOK_REDIS_URL must begin with `rediss`")
+    } else {
+        error.to_string()
+    }
+}
+
 #[derive(Clone)]
 enum Servers {
     Master(Arc<Master>),
@@ -139,7 +152,7 @@ impl Redis {
     /// # Errors
     /// If the settings can't be used.
     pub async fn connect(settings: &RedisSettings) -> Result<Self, RedisError> {
-        Self::keep_trying(settings, |error| warn!(%error, "redis can't be reached yet")).await
+        Self::keep_trying(settings, |cause| warn!(error = %cause, "redis can't be reached yet")).await
     }
 
     /// Connects within a time, or says why the last try failed: unlike a role, a tool does not wait for ever.
@@ -148,7 +161,7 @@ impl Redis {
     /// The cause, or that there was no answer.
     pub async fn reach(settings: &RedisSettings, patience: Duration) -> Result<Self, String> {
         let mut cause = format!("no answer within {}", humantime::format_duration(patience));
-        let trying = Self::keep_trying(settings, |error| cause = error.to_string());
+        let trying = Self::keep_trying(settings, |failure| cause = failure);
         match tokio::time::timeout(patience, trying).await {
             Ok(connected) => connected.map_err(|error| error.to_string()),
             Err(_) => Err(cause),
@@ -167,7 +180,7 @@ impl Redis {
 
     async fn keep_trying(
         settings: &RedisSettings,
-        mut failed: impl FnMut(&RedisError),
+        mut failed: impl FnMut(String),
     ) -> Result<Self, RedisError> {
         loop {
             match Servers::connect(settings).await {
@@ -175,7 +188,7 @@ impl Redis {
                     return Ok(Self { servers, trouble: Arc::default(), durations: Arc::default() });
                 }
                 Err(error) if error.kind() == ErrorKind::InvalidClientConfig => return Err(error),
-                Err(error) => failed(&error),
+                Err(error) => failed(told(&error, settings.servers().first())),
             }
             tokio::time::sleep(START_PAUSE).await;
         }

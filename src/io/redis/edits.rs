@@ -2,9 +2,15 @@
 //! Kafka holds. If Redis forgets, edits that follow one another are as safe as before.
 
 use redis::Script;
+use serde::Deserialize;
+use tracing::warn;
 
 use super::{Redis, StoreError};
-use crate::model::{edit::EditClaim, ids::WebhookId, time::Millis};
+use crate::model::{
+    edit::{CLAIM_VERSION, EditClaim},
+    ids::WebhookId,
+    time::Millis,
+};
 
 /// What is edited; each has claims of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +28,34 @@ impl Subject {
             Self::Activation => "activation",
         }
     }
+}
+
+fn damaged(error: serde_json::Error) -> StoreError {
+    StoreError::Damaged(error.to_string())
+}
+
+/// A claim as it is stored; none where there is none. What a later release has written counts as forgotten: it would
+/// stand for seconds only, and could not be read in all that time.
+fn read(stored: &str) -> Result<Option<EditClaim>, StoreError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        #[serde(default)]
+        v: Option<u32>,
+    }
+    if stored.is_empty() {
+        return Ok(None);
+    }
+    if let Versioned { v: Some(v) } = serde_json::from_str(stored).map_err(damaged)?
+        && v != CLAIM_VERSION
+    {
+        warn!(
+            version = v,
+            expected = CLAIM_VERSION,
+            "the claim of an edit is of another version, and counts as forgotten"
+        );
+        return Ok(None);
+    }
+    serde_json::from_str(stored).map(Some).map_err(damaged)
 }
 
 /// Claims to edit webhooks.
@@ -51,15 +85,13 @@ impl EditStore {
         now: Millis,
     ) -> Result<Option<EditClaim>, StoreError> {
         let key = format!("{{{}wh:{webhook}}}:edit:{}", self.prefix, subject.as_str());
-        let damaged = |error: serde_json::Error| StoreError::Damaged(error.to_string());
         let wanted = serde_json::to_string(claim).map_err(damaged)?;
         let mut seen = String::new();
         loop {
-            if !seen.is_empty() {
-                let other: EditClaim = serde_json::from_str(&seen).map_err(damaged)?;
-                if other.excludes(claim.base, now) {
-                    return Ok(Some(other));
-                }
+            if let Some(other) = read(&seen)?
+                && other.excludes(claim.base, now)
+            {
+                return Ok(Some(other));
             }
             let mut call = self.swap.key(&key);
             call.arg(&seen).arg(&wanted);

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, ops::ControlFlow};
 use anyhow::{bail, ensure};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::{
     config::{KafkaSettings, LetterFilter, LetterPlace},
@@ -14,7 +15,7 @@ use crate::{
         replay::{Replayed, replay},
     },
     model::time::Millis,
-    wire::PoisonReason,
+    wire::{PoisonReason, decode_dead_letter},
 };
 
 /// Letters that are read ahead.
@@ -57,19 +58,22 @@ impl Head {
         format!("{}/{}/{}", self.source_topic, self.source_partition, self.source_offset)
     }
 
-    /// None where a header is missing: not written by us.
+    /// None for what is no dead letter that this release can read.
     fn of(record: &Replayed<'_>, partition: i32) -> Option<Self> {
-        let number = |name| record.header(name)?.parse::<i64>().ok();
+        let head = decode_dead_letter(|name| record.header(name)).inspect_err(|problem| {
+            warn!(partition, offset = record.offset, problem, "a record is passed over");
+        });
+        let head = head.ok()?;
         Some(Self {
             partition,
             offset: record.offset,
             at: record.at,
-            reason: record.header("reason")?.to_owned(),
-            detail: record.header("detail")?.to_owned(),
-            source_topic: record.header("topic")?.to_owned(),
-            source_partition: number("partition")?.try_into().ok()?,
-            source_offset: number("offset")?,
-            arrived_at: Millis(number("arrived-at")?),
+            reason: head.reason,
+            detail: head.detail,
+            source_topic: head.topic,
+            source_partition: head.partition,
+            source_offset: head.offset,
+            arrived_at: head.arrived_at,
         })
     }
 }

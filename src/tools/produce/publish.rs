@@ -35,6 +35,9 @@ const LOOK_EACH: u64 = 100;
 /// How long to look while there is nothing else to do.
 const LOOK_FOR: Duration = Duration::from_millis(5);
 
+/// librdkafka counts in milliseconds: to look for less is not to wait at all.
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+
 /// What is to be published.
 pub struct Job {
     /// What the lines are.
@@ -142,7 +145,11 @@ impl<'a> Publisher<'a> {
             if early.is_zero() || self.is_over() {
                 return;
             }
-            self.look(early.min(Duration::from_millis(100)));
+            if early < SHORTEST_LOOK {
+                std::thread::sleep(early);
+            } else {
+                self.look(early.min(Duration::from_millis(100)));
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::support::{
 /// What each role may do, as an operator would grant it.
 const ACLS: &str = include_str!("../../../deploy/kafka/acls.tsv");
 pub(super) const PREFIX: &str = "secure-";
+const SCRAM: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
 
 /// A broker that is reached by TLS with a certificate, or with a name and a password; nobody may do anything but those
 /// whom the list of rights names. The rig itself comes in by a listener without all that.
@@ -37,20 +38,24 @@ impl SecureKafka {
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,MUTUAL:SSL\n\
              ssl.keystore.type=PEM\nssl.keystore.location={}\nssl.truststore.type=PEM\nssl.truststore.location={}\n\
              listener.name.mutual.ssl.client.auth=required\n\
-             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
+             ssl.principal.mapping.rules=RULE:^CN=(bundlehook-.*)$/$1/,DEFAULT\n\
+             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
              required user_bundlehook-aggregate=\"{PASSWORD}\" \
              user_bundlehook-serve=\"{PASSWORD}\" user_bundlehook-notify=\"{PASSWORD}\" \
              user_bundlehook-topics=\"{PASSWORD}\";\n\
-             listener.name.sasl.scram-sha-512.sasl.jaas.config=\
-             org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             listener.name.sasl.scram-sha-256.sasl.jaas.config={SCRAM}\n\
+             listener.name.sasl.scram-sha-512.sasl.jaas.config={SCRAM}\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
              super.users=User:ANONYMOUS\n",
             text(&server.both()),
             text(&authority.bundle()),
         );
-        let user = format!("SCRAM-SHA-512=[name=bundlehook-deliver,password={PASSWORD}]");
-        let kafka = Kafka::start_with(&listeners, &settings, &["--add-scram", &user]).await?;
+        let users = [("SCRAM-SHA-512", "deliver"), ("SCRAM-SHA-256", "notify"), ("SCRAM-SHA-512", "tools")];
+        let users = users
+            .map(|(mechanism, user)| format!("{mechanism}=[name=bundlehook-{user},password={PASSWORD}]"));
+        let users: Vec<&str> = users.iter().flat_map(|user| ["--add-scram", user]).collect();
+        let kafka = Kafka::start_with(&listeners, &settings, &users).await?;
         for line in ACLS.lines().filter(|line| !line.starts_with('#')) {
             let [role, operations, kind, names] = line.split('\t').collect::<Vec<_>>()[..] else {
                 panic!("`{line}` has not four fields")
@@ -102,14 +107,13 @@ async fn each_role_does_its_work_in_kafka_by_tls_as_a_user_with_no_more_rights_t
     let Some(secure) = SecureKafka::start(&["aggregate", "deliver"]).await else { return };
     let endpoint = receiver(ok());
     let addr = secure.sasl.addr().to_string();
-    let aggregate = properties(&secure.by_password("PLAIN", "bundlehook-aggregate"));
-    let deliver = properties(&secure.by_password("SCRAM-SHA-512", "bundlehook-deliver"));
-    let upstream = secure.authority.identity("upstream");
-    let upstream = properties(&secure.by_certificate(&upstream));
     let mutual = secure.mutual.addr().to_string();
+    let by_certificate = |name| properties(&secure.by_certificate(&secure.authority.identity(name)));
+    let (aggregate, upstream) = (by_certificate("bundlehook-aggregate"), by_certificate("upstream"));
+    let deliver = properties(&secure.by_password("SCRAM-SHA-512", "bundlehook-deliver"));
     let setup = system(2_000)
         .prefix(PREFIX)
-        .env_of("aggregate", "BUNDLEHOOK_KAFKA_BROKERS", &addr)
+        .env_of("aggregate", "BUNDLEHOOK_KAFKA_BROKERS", &mutual)
         .env_of("aggregate", "BUNDLEHOOK_KAFKA_PROPERTIES", &aggregate)
         .env_of("deliver", "BUNDLEHOOK_KAFKA_BROKERS", &addr)
         .env_of("deliver", "BUNDLEHOOK_KAFKA_PROPERTIES", &deliver)
@@ -149,8 +153,8 @@ fn assert_nothing_was_denied(system: &System) {
 async fn the_console_and_the_mailer_do_all_their_work_as_users_with_no_more_rights_than_listed() {
     let Some(secure) = SecureKafka::start(&["serve", "notify"]).await else { return };
     let broker = secure.sasl.addr().to_string();
-    let [serve, mailer] =
-        ["bundlehook-serve", "bundlehook-notify"].map(|user| properties(&secure.by_password("PLAIN", user)));
+    let serve = properties(&secure.by_password("PLAIN", "bundlehook-serve"));
+    let mailer = properties(&secure.by_password("SCRAM-SHA-256", "bundlehook-notify"));
     let as_user = |properties| {
         [("BUNDLEHOOK_KAFKA_BROKERS", broker.as_str()), ("BUNDLEHOOK_KAFKA_PROPERTIES", properties)]
     };
@@ -222,27 +226,99 @@ async fn the_job_makes_and_checks_all_topics_as_a_user_with_no_more_rights_than_
 }
 
 #[tokio::test]
+async fn the_tools_do_all_their_work_as_a_user_with_no_more_rights_than_listed() {
+    let Some(secure) = SecureKafka::start(&["tools"]).await else { return };
+    let broker = secure.sasl.addr().to_string();
+    let tools = properties(&secure.by_password("SCRAM-SHA-512", "bundlehook-tools"));
+    let failing = receiver(status(500));
+    let setup = system(1_000).prefix(PREFIX).env("BUNDLEHOOK_RETRY_SCHEDULE", "50ms").kafka(secure.kafka);
+    let webhooks = [webhook("wh", "ws", &failing.url("/wh"), json!({}))];
+    let Some(system) = setup.start(&webhooks).await else { return };
+    let tool = async |name: &'static str, arguments: &[&str], input: &str| {
+        let launch = system
+            .launch(name)
+            .args(arguments.iter().copied())
+            .env("BUNDLEHOOK_KAFKA_BROKERS", &broker)
+            .env("BUNDLEHOOK_KAFKA_PROPERTIES", &tools)
+            .input(input);
+        let ended = launch.run().await;
+        // What is not well is told by 1, what can't be known by 2.
+        let most = i32::from(name == "doctor");
+        assert!(ended.status.code().is_some_and(|code| code <= most), "{name} {arguments:?}: {ended:?}");
+        ended.stdout
+    };
+
+    let lines = format!("{}\nno message\n", event("ws", "c", "1"));
+    tool("produce", &["--file", "-"], &lines).await;
+    wait_until("the disabling", LIMIT, async || {
+        tool("webhook", &["show", "wh", "--json"], "").await.contains("disabled")
+    })
+    .await;
+    failing.set(ok()).await;
+    tool("webhook", &["enable", "wh", "--send"], "").await;
+    system.wait_delivered().await;
+    tool("webhook", &["disable", "wh"], "").await;
+    tool("webhook", &["enable", "wh"], "").await;
+    tool("webhook", &["test", "wh"], "").await;
+    tool("webhook", &["list"], "").await;
+    tool("webhook", &["log", "wh"], "").await;
+    tool("webhook", &["resend", "wh", "--from", "2021-01-01T00:00:00Z"], "").await;
+    wait_until("the dead letter", LIMIT, async || {
+        tool("dead-letters", &["list"], "").await.contains("invalid_json")
+    })
+    .await;
+    tool("dead-letters", &["show", "0/0"], "").await;
+    tool("dead-letters", &["redrive", "--all"], "").await;
+    tool("inspect", &[], "").await;
+    tool("doctor", &[], "").await;
+    assert_nothing_was_denied(&system);
+}
+
+#[tokio::test]
 async fn a_broker_that_is_not_trusted_or_does_not_trust_us_is_named_with_the_cause() {
     let Some(secure) = SecureKafka::start(&[]).await else { return };
     let stranger = Authority::new();
     let (sasl, mutual) = (secure.sasl.addr().to_string(), secure.mutual.addr().to_string());
-    let by_password = secure.by_password("PLAIN", "bundlehook-aggregate");
-    let changed = |name, value: &str| {
-        let mut changed = by_password.clone();
+    let by_plain = secure.by_password("PLAIN", "bundlehook-aggregate");
+    let by_scram = |mechanism| secure.by_password(mechanism, "bundlehook-tools");
+    let changed = |properties: &BTreeMap<_, _>, name, value: &str| {
+        let mut changed = properties.clone();
         changed.insert(name, value.to_owned());
         changed
     };
-    let forged = secure.by_certificate(&stranger.identity("upstream"));
+    let own = secure.authority.identity("bundlehook-aggregate");
+    let by_certificate = secure.by_certificate(&own);
+    let forged = secure.by_certificate(&stranger.identity("bundlehook-aggregate"));
+    let none = by_certificate
+        .iter()
+        .filter(|(name, _)| !name.contains("certificate") && !name.contains("key"))
+        .map(|(name, value)| (*name, value.clone()))
+        .collect();
     let rows = [
         (
             "another authority",
             &sasl,
-            changed("ssl.ca.location", text(&stranger.bundle())),
+            changed(&by_plain, "ssl.ca.location", text(&stranger.bundle())),
             "certificate verify failed",
         ),
-        ("another password", &sasl, changed("sasl.password", "battery"), "Authentication failed"),
+        ("another password", &sasl, changed(&by_plain, "sasl.password", "battery"), "Authentication failed"),
+        (
+            "another password, by SCRAM",
+            &sasl,
+            changed(&by_scram("SCRAM-SHA-512"), "sasl.password", "battery"),
+            "invalid credentials",
+        ),
+        ("a user of another mechanism", &sasl, by_scram("SCRAM-SHA-256"), "invalid credentials"),
         ("plain text", &sasl, BTreeMap::new(), "expect `security.protocol=plaintext`"),
         ("a certificate of another authority", &mutual, forged, "alert bad certificate"),
+        ("no certificate", &mutual, none, "alert bad certificate"),
+        (
+            "another authority, with a certificate",
+            &mutual,
+            changed(&by_certificate, "ssl.ca.location", text(&stranger.bundle())),
+            "certificate verify failed",
+        ),
+        ("plain text where a certificate is asked for", &mutual, BTreeMap::new(), "security.protocol"),
     ];
     // Side by side: each waits for ten seconds.
     let runs = rows.iter().map(|(_, broker, settings, _)| {
