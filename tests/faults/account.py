@@ -108,6 +108,7 @@ class Account:
         unrecorded."""
         succeeded: dict[tuple[str, str, str], list[Received]] = defaultdict(list)
         explained: Counter[int] = Counter()
+        repeated: set[int] = set()
         for request in received:
             former = succeeded[request.path, request.bundle_id, request.body]
             if id(request) in copies:
@@ -120,7 +121,7 @@ class Account:
                     late[request.bundle_id] -= 1
                     self.counts["retries after an answer that came too late"] += 1
                     continue
-                self._attribute(former[-1], request, faults, explained)
+                self._attribute([one for one in former if id(one) not in repeated], request, faults, explained, repeated)
             if 200 <= request.status < 300:
                 former.append(request)
         for fault in faults:
@@ -129,21 +130,24 @@ class Account:
                 self.problem(f"{fault.name} explains at most {fault.repeats} repeats, but {repeats} belong to it")
         self.counts["most repeats of one fault"] = max(explained.values(), default=0)
 
-    def _attribute(self, former: Received, again: Received, faults: list[Fault], explained: Counter[int]) -> None:
+    def _attribute(
+        self, former: list[Received], again: Received, faults: list[Fault], explained: Counter[int], repeated: set[int],
+    ) -> None:
+        """Goes back to one of those before it, the latest that a fault may have kept unrecorded; each is repeated once for that."""
         self.counts["repeats"] += 1
-        ended = former.ended_at or again.received_at
-        candidates = [fault for fault in faults if former.received_at <= fault.until and ended + UNRECORDED_S >= fault.since]
-        if not candidates:
-            self.counts["repeats without a cause"] += 1
-            if self.counts["repeats without a cause"] <= 10:
-                self.problem(
-                    f"a repeat without a cause: {again.path} id {again.bundle_id}, answered at {former.ended_at}, "
-                    f"again at {again.received_at}"
-                )
-            return
-        # The one with the most room left: of overlapping faults any may be it.
-        best = max(candidates, key=lambda fault: fault.repeats - explained[id(fault)])
-        explained[id(best)] += 1
+        for one in reversed(former):
+            ended = one.ended_at or again.received_at
+            candidates = [fault for fault in faults if one.received_at <= fault.until and ended + UNRECORDED_S >= fault.since]
+            if candidates:
+                repeated.add(id(one))
+                # The one with the most room left: of overlapping faults any may be it.
+                best = max(candidates, key=lambda fault: fault.repeats - explained[id(fault)])
+                explained[id(best)] += 1
+                return
+        self.counts["repeats without a cause"] += 1
+        if self.counts["repeats without a cause"] <= 10:
+            answered = ", ".join(str(one.ended_at) for one in former)
+            self.problem(f"a repeat without a cause: {again.path} id {again.bundle_id}, answered at {answered}, again at {again.received_at}")
 
     def _check_one_at_a_time(
         self, posts: list[Post], received: list[Received], faults: list[Fault], late: Counter[str], store: Store,

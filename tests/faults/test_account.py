@@ -203,6 +203,16 @@ class Accounts(unittest.TestCase):
         self.faults.append(Fault("kill", 5_000, 5_002, 1))
         self.assert_problems()
 
+    def test_a_copy_may_come_after_the_repeat_of_its_original(self) -> None:
+        self.received += [self.request(self.posts[20], 5_000), self.request(self.posts[20], 5_003)]
+        self.copies[key_of(self.posts[20])] += 1
+        self.faults = [Fault("Redis emptied", 10, 11, 0, forgets=True)]
+        self.assert_problems("a repeat without a cause")
+        self.faults.append(Fault("kill", 20, 23, 1))
+        self.assertEqual(self.assert_problems().counts["repeats"], 1)
+        self.received.append(self.request(self.posts[20], 5_006))
+        self.assert_problems("a repeat without a cause")
+
 
 class OwnRecords(unittest.TestCase):
     """What the product wrote to Kafka."""

@@ -1,5 +1,7 @@
 //! The console in a real browser, on the real product.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::commands::{ids, numbered};
@@ -367,6 +369,35 @@ async fn each_button_does_what_it_says() {
     system.publish(&events(4..5)).await;
     let came = target.wait_for(|requests| requests.len() > before, "what comes after it").await;
     assert_eq!(ids(&came[before..]), numbered(4..5), "what was held is gone");
+    browser.assert_clean(&console.addr().to_string()).await;
+}
+
+#[tokio::test]
+async fn pages_keep_up_while_something_happens_all_the_time() {
+    let target = receiver(ok());
+    let webhooks = [webhook("wh", "ws", &target.url("/"), json!({"label": "Busy"}))];
+    let Some((system, console)) = start("100ms", &webhooks).await else { return };
+    let browser = sign_in(&console, "viewer").await;
+    let busy = async || {
+        for number in 0.. {
+            system.publish(&events(number..number + 1)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let looking = async {
+        browser.wait_text("#list", "calls, no errors").await;
+        browser.click("link", "Busy").await;
+        let shown = async || browser.text("#state .card").await;
+        let first = shown().await;
+        browser.wait("the state to be another one", async || shown().await != first).await;
+        let newest = async || browser.text("#log summary").await;
+        let first = newest().await;
+        browser.wait("the log to have something new", async || newest().await != first).await;
+    };
+    tokio::select! {
+        () = busy() => unreachable!("it goes on"),
+        () = looking => {}
+    }
     browser.assert_clean(&console.addr().to_string()).await;
 }
 

@@ -23,11 +23,35 @@ function countDown() {
 }
 setInterval(countDown, 1000);
 
+// What happens is gathered, so that a page keeps up however much of it there is.
+const GATHER = 400;
+const gathered = new Set();
+function tell(name) {
+  if (gathered.has(name)) return;
+  gathered.add(name);
+  setTimeout(() => {
+    gathered.delete(name);
+    if (pressed) tell(name);
+    else document.body.dispatchEvent(new CustomEvent(name));
+  }, GATHER);
+}
+
+// Nothing is replaced under a pressed pointer: its click would be lost.
+let pressed = false;
+for (const [name, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  document.addEventListener(name, () => { pressed = is; }, true);
+}
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (!pressed || !event.detail.target.matches("[hx-trigger*=live]")) return;
+  event.detail.shouldSwap = false;
+  tell("live-attempt");
+  tell("live-webhook");
+});
+
 function follow() {
   const source = document.body.dataset.events;
   if (!source) return;
   const events = new EventSource(source);
-  const tell = (name) => document.body.dispatchEvent(new CustomEvent(name));
   events.addEventListener("attempt", () => tell("live-attempt"));
   events.addEventListener("webhook", () => tell("live-webhook"));
   events.addEventListener("missed", () => { tell("live-attempt"); tell("live-webhook"); });
