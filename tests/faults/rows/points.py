@@ -62,7 +62,7 @@ class Trap:
         self._left = system.random.sample(self._points, len(self._points))
         self._processes = system.of(role)
         # A webhook is warned once a day.
-        self._unwarned = [f"/ws-{number}/{granularity}" for granularity in ("none", "1h") for number in (1, 2)]
+        self._unwarned = [f"/ws-{number + 1}/{granularity}" for granularity in ("none", "1h") for number in range(system.plan.workspaces)]
         self.failing = ""
         """The path of the webhook that fails."""
 
@@ -208,7 +208,10 @@ def stalls(system: System) -> None:
 
 
 def _plan(least: float) -> Callable[[float], Plan]:
-    return lambda seconds: Plan(seconds=max(seconds, least), rate=100, failpoints=True, settings={**SMALL_LANES, "RETRY_SCHEDULE": RETRIES})
+    # Many webhooks, as each can be warned but once, and often by a process that is not prepared.
+    return lambda seconds: Plan(
+        seconds=max(seconds, least), rate=100, workspaces=8, failpoints=True, settings={**SMALL_LANES, "RETRY_SCHEDULE": RETRIES},
+    )
 
 
 ROWS = [
