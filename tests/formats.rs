@@ -17,7 +17,7 @@ use bundlehook::{
     wire::{
         attempt, bundle,
         change::Change,
-        event, health, log_entry,
+        dead_letter_headers, decode_dead_letter, event, health, log_entry,
         mail_metadata::MailMetadata,
         metadata::{AggregateMetadata, DeliverMetadata, Metadata},
         notice,
