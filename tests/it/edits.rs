@@ -56,6 +56,17 @@ async fn an_edit_that_dies_with_its_claim_changes_nothing_and_is_in_the_way_for_
 }
 
 #[tokio::test]
+async fn the_claim_of_a_later_release_counts_as_forgotten() {
+    let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
+    die(&system, "command.claimed", &["disable", "wh", "--by", "amnon"]).await;
+    let key = format!("{{{}wh:wh}}:edit:settings", system.prefix);
+    let _: String = system.redis.command(&["SET", &key, &json!({"v": 2, "who": "amnon"}).to_string()]).await;
+    let disabled = system.webhook(&["disable", "wh", "--by", "dana"]).await;
+    assert_ended(&disabled, 0, "webhook `wh` is off");
+    assert!(disabled.stderr.contains("of another version"), "{disabled:?}");
+}
+
+#[tokio::test]
 async fn an_edit_that_dies_once_it_is_published_is_made_once_and_is_in_nobodys_way() {
     let Some(system) = start(&receiver(ok()), json!({}), "1s").await else { return };
 

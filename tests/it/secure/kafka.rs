@@ -10,8 +10,8 @@ use crate::mails::{dead_letters, notification, notify, publish};
 use crate::support::authority::{Identity, text};
 use crate::support::console::token;
 use crate::support::{
-    Authority, HeldPort, Kafka, LIMIT, System, event, mail_server, ok, process, receiver, status, system,
-    wait_until, webhook,
+    Authority, HeldPort, Kafka, LIMIT, Outgoing, System, event, mail_server, ok, process, receiver, status,
+    system, wait_until, webhook,
 };
 
 /// What each role may do, as an operator would grant it.
@@ -248,8 +248,8 @@ async fn the_tools_do_all_their_work_as_a_user_with_no_more_rights_than_listed()
         ended.stdout
     };
 
-    let lines = format!("{}\nno message\n", event("ws", "c", "1"));
-    tool("produce", &["--file", "-"], &lines).await;
+    tool("produce", &["--file", "-"], &format!("{}\n", event("ws", "c", "1"))).await;
+    system.produce("message-events", [Outgoing::new("c", "no message")]).await;
     wait_until("the disabling", LIMIT, async || {
         tool("webhook", &["show", "wh", "--json"], "").await.contains("disabled")
     })
