@@ -30,7 +30,7 @@ impl Subject {
     }
 }
 
-fn damaged(error: serde_json::Error) -> StoreError {
+fn damaged(error: &serde_json::Error) -> StoreError {
     StoreError::Damaged(error.to_string())
 }
 
@@ -45,7 +45,7 @@ fn read(stored: &str) -> Result<Option<EditClaim>, StoreError> {
     if stored.is_empty() {
         return Ok(None);
     }
-    if let Versioned { v: Some(v) } = serde_json::from_str(stored).map_err(damaged)?
+    if let Versioned { v: Some(v) } = serde_json::from_str(stored).map_err(|error| damaged(&error))?
         && v != CLAIM_VERSION
     {
         warn!(
@@ -55,7 +55,7 @@ fn read(stored: &str) -> Result<Option<EditClaim>, StoreError> {
         );
         return Ok(None);
     }
-    serde_json::from_str(stored).map(Some).map_err(damaged)
+    serde_json::from_str(stored).map(Some).map_err(|error| damaged(&error))
 }
 
 /// Claims to edit webhooks.
@@ -85,7 +85,7 @@ impl EditStore {
         now: Millis,
     ) -> Result<Option<EditClaim>, StoreError> {
         let key = format!("{{{}wh:{webhook}}}:edit:{}", self.prefix, subject.as_str());
-        let wanted = serde_json::to_string(claim).map_err(damaged)?;
+        let wanted = serde_json::to_string(claim).map_err(|error| damaged(&error))?;
         let mut seen = String::new();
         loop {
             if let Some(other) = read(&seen)?

@@ -35,7 +35,7 @@ const LOOK_EACH: u64 = 100;
 /// How long to look while there is nothing else to do.
 const LOOK_FOR: Duration = Duration::from_millis(5);
 
-/// librdkafka counts in milliseconds: to look for less is not to wait at all.
+/// librdkafka counts in milliseconds: to look for less is not to wait at all. What comes late for that makes up for it.
 const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 /// What is to be published.
@@ -145,11 +145,7 @@ impl<'a> Publisher<'a> {
             if early.is_zero() || self.is_over() {
                 return;
             }
-            if early < SHORTEST_LOOK {
-                std::thread::sleep(early);
-            } else {
-                self.look(early.min(Duration::from_millis(100)));
-            }
+            self.look(early.clamp(SHORTEST_LOOK, Duration::from_millis(100)));
         }
     }
 
