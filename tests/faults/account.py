@@ -109,19 +109,28 @@ class Account:
         succeeded: dict[tuple[str, str, str], list[Received]] = defaultdict(list)
         explained: Counter[int] = Counter()
         repeated: set[int] = set()
+        failed: set[tuple[str, str, str]] = set()
         for request in received:
-            former = succeeded[request.path, request.bundle_id, request.body]
+            key = (request.path, request.bundle_id, request.body)
+            former = succeeded[key]
+            is_retry = key in failed
+            failed.discard(key)
+            if not 200 <= request.status < 300:
+                failed.add(key)
             if id(request) in copies:
                 wanted[request.path, request.body] += 1
                 former.append(request)
                 continue
             # Two messages may make equal POSTs under one id, ten minutes apart.
             if former and len(former) >= wanted[request.path, request.body]:
-                if late[request.bundle_id] > 0:
+                if is_retry:
+                    self.counts["retries of a repeat that failed"] += 1
+                elif late[request.bundle_id] > 0:
                     late[request.bundle_id] -= 1
                     self.counts["retries after an answer that came too late"] += 1
                     continue
-                self._attribute([one for one in former if id(one) not in repeated], request, faults, explained, repeated)
+                else:
+                    self._attribute([one for one in former if id(one) not in repeated], request, faults, explained, repeated)
             if 200 <= request.status < 300:
                 former.append(request)
         for fault in faults:

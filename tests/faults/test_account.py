@@ -151,6 +151,14 @@ class Accounts(unittest.TestCase):
         self.faults.append(Fault("kill", last + 0.2, last + 3, 1))
         self.assert_problems()
 
+    def test_a_repeat_that_failed_is_tried_again(self) -> None:
+        self.faults.append(Fault("kill", 20, 23, 1))
+        self.received += [self.request(self.posts[20], 100 + number, status=status) for number, status in enumerate((500, 500, 200))]
+        account = self.assert_problems()
+        self.assertEqual((account.counts["repeats"], account.counts["retries of a repeat that failed"]), (1, 2))
+        self.received.append(self.request(self.posts[20], 110))
+        self.assert_problems("a repeat without a cause")
+
     def test_an_answer_that_came_too_late_explains_one_repeat(self) -> None:
         last = len(self.posts) - 1
         self.received[last].ended_at = last + 1.2

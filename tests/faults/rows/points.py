@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rig import Broken
-from rows.row import IN_FLIGHT, SMALL_LANES, Row, pause
+from rows.row import CEILING, SMALL_LANES, Row, pause
 from system import SESSION_S, Plan, Process, System
 
 REACH_SECONDS = 15
@@ -51,6 +51,11 @@ POINTS = [
     Point("deliver.token-set"), Point("deliver.claim-committed"),
     Point("deliver.claim-marked", 1, "loss"), Point("deliver.queue-begun", 1, "loss"), Point("deliver.queue-restored", 1, "loss"),
 ]
+
+
+def _in_flight(plan: Plan) -> int:
+    """What one process may have sent and not recorded: what is in flight, and as much answered a moment ago."""
+    return 2 * CEILING * plan.workspaces * len(plan.granularities.split(","))
 
 
 class Trap:
@@ -95,7 +100,7 @@ class Trap:
         if point.needs == "loss":
             since = time.time()
             system.rig.redis("FLUSHALL")
-            system.fault("Redis emptied", since, time.time() + 2, 2 * IN_FLIGHT, forgets=True)
+            system.fault("Redis emptied", since, time.time() + 2, 2 * _in_flight(system.plan), forgets=True)
         for process in armed:
             count = system.random.randint(1, point.most)
             process.extra = {"BUNDLEHOOK_FAILPOINT": f"{point.name}:{count}{':stop' if self._stops else ''}"}
@@ -156,7 +161,7 @@ class Trap:
         system.hit(self.moment(point))
         if point.role == "deliver" or point.name in CLAIM:
             # On a busy machine a death is seen when what was in flight has long been answered.
-            repeats = max(system.unrecorded(), IN_FLIGHT) if point.role == "deliver" else 0
+            repeats = max(system.unrecorded(), _in_flight(system.plan)) if point.role == "deliver" else 0
             system.fault(self.moment(point), time.time() - 1, time.time() + SESSION_S, repeats, forgets=point.name in CLAIM)
 
     def _outlast(self, point: Point, process: Process) -> Iterator[None]:
@@ -174,7 +179,7 @@ class Trap:
         yield from _wait(system.random.uniform(0.5, 2))
         system.thaw(process)
         if point.role == "deliver" or point.name in CLAIM:
-            repeats = IN_FLIGHT if point.role == "deliver" else 0
+            repeats = _in_flight(system.plan) if point.role == "deliver" else 0
             system.fault(self.moment(point), since, time.time() + 2, repeats, forgets=point.name in CLAIM)
         yield from _wait(system.random.uniform(0.5, 2))
 
