@@ -142,17 +142,18 @@ class Account:
     def _attribute(
         self, former: list[Received], again: Received, faults: list[Fault], explained: Counter[int], repeated: set[int],
     ) -> None:
-        """Goes back to one of those before it, the latest that a fault may have kept unrecorded; each is repeated once for that."""
+        """Goes back to one of those before it that a fault may have kept unrecorded; each is repeated once for that."""
         self.counts["repeats"] += 1
-        for one in reversed(former):
-            ended = one.ended_at or again.received_at
-            candidates = [fault for fault in faults if one.received_at <= fault.until and ended + UNRECORDED_S >= fault.since]
-            if candidates:
-                repeated.add(id(one))
-                # The one with the most room left: of overlapping faults any may be it.
-                best = max(candidates, key=lambda fault: fault.repeats - explained[id(fault)])
-                explained[id(best)] += 1
-                return
+        causes = [
+            (one, fault) for one in reversed(former) for fault in faults
+            if one.received_at <= fault.until and (one.ended_at or again.received_at) + UNRECORDED_S >= fault.since
+        ]
+        if causes:
+            # The fault with the most room left: of overlapping ones any may be it.
+            one, fault = max(causes, key=lambda cause: cause[1].repeats - explained[id(cause[1])])
+            repeated.add(id(one))
+            explained[id(fault)] += 1
+            return
         self.counts["repeats without a cause"] += 1
         if self.counts["repeats without a cause"] <= 10:
             answered = ", ".join(str(one.ended_at) for one in former)

@@ -218,8 +218,11 @@ class Accounts(unittest.TestCase):
         self.assert_problems("a repeat without a cause")
         self.faults.append(Fault("kill", 20, 23, 1))
         self.assertEqual(self.assert_problems().counts["repeats"], 1)
+        # Nor does it matter that something explains none where the copy came.
+        self.faults.append(Fault("kill of aggregate", 4_998, 5_001, 0))
+        self.assert_problems()
         self.received.append(self.request(self.posts[20], 5_006))
-        self.assert_problems("a repeat without a cause")
+        self.assert_problems("kill of aggregate explains at most 0 repeats, but 1 belong to it")
 
 
 class OwnRecords(unittest.TestCase):
