@@ -106,7 +106,9 @@ class Rig:
         self._kafka = self._services.start_kafka(self._kafka_port, controller)
 
     def _kafka_settings(self, port: int, controller_port: int, log_dir: Path) -> str:
-        """Two listeners for clients: a direct one, and one that is reached through the proxy only."""
+        """Two listeners for clients: a direct one, and one that is reached through the proxy only. A broker that was killed may
+        come back once its session has ended: that has the length that Kafka gives it, where the common settings have a longer one.
+        """
         direct, far, controller = (f"127.0.0.1:{number}" for number in (port, self._far_port, controller_port))
         return f"""
 node.id=1
@@ -115,6 +117,7 @@ advertised.listeners=PLAINTEXT://{direct},FAR://127.0.0.1:{self.kafka_proxy.port
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.quorum.voters=1@{controller}
 log.dirs={log_dir}
+broker.session.timeout.ms=9000
 """
 
     @property
