@@ -48,7 +48,7 @@ def _expected(summary: dict[str, Any], posts: list[Post], outcomes: Counter[str]
         "bundles_repeated_total ": 0,
         "bundles_settled_total": len(posts),
         'bundles_settled_total{result="delivered"} ': len(posts),
-        "delivery_latency_seconds_count ": len(posts),
+        "delivery_latency_seconds_count": len(posts),
         "deliveries_waiting ": 0,
         "deliveries_waiting_bytes ": 0,
         "deliveries_parked": 0,

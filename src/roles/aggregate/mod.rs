@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use rdkafka::{admin::AdminClient, client::DefaultClientContext};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use self::claim::claim;
 use super::{backlog::Backlogs, checks, process::Process};
@@ -158,6 +158,9 @@ impl Aggregate {
                 Trouble::Fatal(reason) => {
                     self.process.fail(reason);
                     break;
+                }
+                Trouble::Busy(reason) | Trouble::Again(reason) if stop.is_cancelled() => {
+                    debug!(partition, reason, "given up before the claim was done");
                 }
                 Trouble::Busy(reason) => {
                     self.process.metrics.redis_failures.with_label_values(&["claim", "busy"]).inc();
