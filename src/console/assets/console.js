@@ -38,8 +38,9 @@ function tell(name) {
 
 // Nothing is replaced under a pressed pointer: its click would be lost.
 let pressed = false;
-for (const [name, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
-  document.addEventListener(name, () => { pressed = is; }, true);
+document.addEventListener("pointerdown", (event) => { pressed = event.button === 0; }, true);
+for (const end of ["pointerup", "pointercancel", "contextmenu"]) {
+  document.addEventListener(end, () => { pressed = false; }, true);
 }
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (!pressed || !event.detail.target.matches("[hx-trigger*=live]")) return;

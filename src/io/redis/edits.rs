@@ -39,7 +39,6 @@ fn damaged(error: &serde_json::Error) -> StoreError {
 fn read(stored: &str) -> Result<Option<EditClaim>, StoreError> {
     #[derive(Deserialize)]
     struct Versioned {
-        #[serde(default)]
         v: Option<u32>,
     }
     if stored.is_empty() {

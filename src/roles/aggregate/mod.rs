@@ -152,15 +152,17 @@ impl Aggregate {
                         Err(problem) => problem,
                     }
                 }
+                // Whoever comes next claims anew. Work that ends in trouble is told of as ever, also at a stop.
+                Err(Trouble::Busy(reason) | Trouble::Again(reason)) if stop.is_cancelled() => {
+                    debug!(partition, reason, "given up before the claim was done");
+                    break;
+                }
                 Err(problem) => problem,
             };
             match problem {
                 Trouble::Fatal(reason) => {
                     self.process.fail(reason);
                     break;
-                }
-                Trouble::Busy(reason) | Trouble::Again(reason) if stop.is_cancelled() => {
-                    debug!(partition, reason, "given up before the claim was done");
                 }
                 Trouble::Busy(reason) => {
                     self.process.metrics.redis_failures.with_label_values(&["claim", "busy"]).inc();

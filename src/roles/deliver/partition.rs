@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
@@ -79,9 +79,6 @@ pub(super) async fn work(deliver: Arc<Deliver>, mut feed: PartitionFeed) {
         claim.cancel();
         match ended {
             Ok(()) => break,
-            Err(problem) if stop.is_cancelled() => {
-                debug!(partition = feed.partition, problem, "given up before the claim was done");
-            }
             Err(problem) => warn!(partition = feed.partition, problem, "claiming the partition again"),
         }
         tokio::select! {
