@@ -1,5 +1,6 @@
 //! What any release has stored can be read by this one, or is refused by name: recordings of each format, with what they
-//! mean. A recording is never changed; a new version of a format gets recordings of its own.
+//! mean. A recording is never changed; a new version of a format gets recordings of its own. `tests/it/recordings.rs` has
+//! those of whole states in Redis.
 
 #![allow(clippy::format_collect, reason = "a recording is short")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]

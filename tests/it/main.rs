@@ -35,6 +35,7 @@ mod partitions;
 mod prometheus;
 mod queue;
 mod rebuilds;
+mod recordings;
 mod requests;
 mod revocations;
 mod rig;

@@ -1,9 +1,7 @@
 //! The queue of parked deliveries in Redis, as its one owner uses it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use bundlehook::config::RedisSettings;
 use bundlehook::io::redis::queue::{Changes, QueueStore};
 use bundlehook::io::{Redis, StoreError};
 use bundlehook::model::ids::{BundleId, WebhookId};
@@ -11,17 +9,11 @@ use bundlehook::model::parked::Parked;
 use bundlehook::model::time::Millis;
 use uuid::Uuid;
 
-use crate::support::{self, RedisKind, redis};
+use crate::support::{RedisKind, redis};
 
 const FIRST: Uuid = Uuid::from_u128(1);
 const SECOND: Uuid = Uuid::from_u128(2);
 const NOW: Millis = Millis(1_614_211_270_020);
-
-async fn connect(server: &support::Redis) -> Redis {
-    let servers = server.url().parse().expect("it is a URL");
-    let settings = RedisSettings::new(servers, Duration::from_secs(5));
-    Redis::connect(&settings).await.expect("the URL can be used")
-}
 
 fn id(name: &str) -> WebhookId {
     WebhookId::parse(name).expect("it is an id")
@@ -64,7 +56,7 @@ async fn offsets(store: &QueueStore, webhook: &str, after: i64, most: usize) -> 
 #[tokio::test]
 async fn a_queue_is_read_in_order_and_by_pages_whatever_the_order_of_the_puts() {
     let server = redis(RedisKind::Single).await;
-    let store = begun(&connect(&server).await, FIRST, 0).await;
+    let store = begun(&server.client().await, FIRST, 0).await;
     let puts = changes([9, 1, 1 << 40, 5].map(|offset| ("a", offset, Some(parked(offset)))));
 
     assert_eq!(store.apply(&puts, 4, NOW).await.expect("it is put"), [4]);
@@ -78,7 +70,7 @@ async fn a_queue_is_read_in_order_and_by_pages_whatever_the_order_of_the_puts() 
 #[tokio::test]
 async fn a_change_may_be_repeated_and_a_later_put_takes_the_place_of_the_former() {
     let server = redis(RedisKind::Single).await;
-    let store = begun(&connect(&server).await, FIRST, 0).await;
+    let store = begun(&server.client().await, FIRST, 0).await;
     let renewed = Parked { attempts: 2, refusals: 1, ..parked(7) };
     let both = changes([("a", 7, Some(parked(7))), ("a", 8, Some(parked(8))), ("b", 9, Some(parked(9)))]);
     let later = changes([("a", 7, Some(renewed)), ("a", 8, None), ("b", 9, None), ("c", 1, None)]);
@@ -97,7 +89,7 @@ async fn a_change_may_be_repeated_and_a_later_put_takes_the_place_of_the_former(
 #[tokio::test]
 async fn a_claim_fences_the_former_owner_and_goes_on_with_its_queue() {
     let server = redis(RedisKind::Single).await;
-    let redis = connect(&server).await;
+    let redis = server.client().await;
     let former = begun(&redis, FIRST, 10).await;
     former.apply(&changes([("a", 7, Some(parked(7)))]), 11, NOW).await.expect("it is put");
 
@@ -122,7 +114,7 @@ async fn a_claim_fences_the_former_owner_and_goes_on_with_its_queue() {
 #[tokio::test]
 async fn a_new_queue_leaves_nothing_of_the_former_behind() {
     let server = redis(RedisKind::Single).await;
-    let redis = connect(&server).await;
+    let redis = server.client().await;
     let former = begun(&redis, FIRST, 10).await;
     former.apply(&changes([("a", 7, Some(parked(7)))]), 11, NOW).await.expect("it is put");
 
@@ -137,7 +129,7 @@ async fn a_new_queue_leaves_nothing_of_the_former_behind() {
 #[tokio::test]
 async fn a_queue_that_went_backwards_or_lacks_entries_is_lost() {
     let server = redis(RedisKind::Single).await;
-    let store = begun(&connect(&server).await, FIRST, 10).await;
+    let store = begun(&server.client().await, FIRST, 10).await;
     store.apply(&changes([("a", 7, Some(parked(7)))]), 11, NOW).await.expect("it is put");
 
     server.command::<()>(&["DEL", "{p.bundles:3}:00000000-0000-0000-0000-000000000001:a"]).await;
@@ -157,7 +149,7 @@ async fn a_queue_that_went_backwards_or_lacks_entries_is_lost() {
 async fn a_parked_delivery_takes_at_most_200_bytes_of_redis() {
     const COUNT: i64 = 20_000;
     let server = redis(RedisKind::Single).await;
-    let store = begun(&connect(&server).await, FIRST, 0).await;
+    let store = begun(&server.client().await, FIRST, 0).await;
     let all: BTreeMap<i64, Option<Parked>> =
         (0..COUNT).map(|n| (5_000_000_000 + n, Some(parked(5_000_000_000 + n)))).collect();
     let mut changes = Changes::new();

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use bundlehook::config::RedisSettings;
+use bundlehook::io::StoreError;
 use bundlehook::io::redis::views::{Item, Said, ViewKind, ViewSource, ViewStore};
-use bundlehook::io::{Redis, StoreError};
 use bundlehook::model::delivery::Outcome;
 use bundlehook::model::event::Skip;
 use bundlehook::model::ids::{BundleId, WebhookId, WorkspaceId};
@@ -19,9 +18,7 @@ const DAY: Duration = Duration::from_hours(24);
 const ATTEMPTS: ViewSource = ViewSource { kind: ViewKind::Attempts, partition: 3 };
 
 async fn store(server: &support::Redis) -> ViewStore {
-    let servers = server.url().parse().expect("it is a URL");
-    let settings = RedisSettings::new(servers, Duration::from_secs(5));
-    ViewStore::new(Redis::connect(&settings).await.expect("the URL can be used"), "p.")
+    ViewStore::new(server.client().await, "p.")
 }
 
 fn wh() -> Tenure {

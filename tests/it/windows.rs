@@ -9,9 +9,7 @@ mod owner;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use bundlehook::config::RedisSettings;
 use bundlehook::io::{Redis, StoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -274,9 +272,7 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
 fn whatever_happens_in_whatever_order_each_part_and_window_is_published_with_the_one_content_it_has() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime needs only threads");
     let server = runtime.block_on(redis(RedisKind::Single));
-    let servers = server.url().parse().expect("it is a URL");
-    let settings = RedisSettings::new(servers, Duration::from_secs(30));
-    let redis = runtime.block_on(Redis::connect(&settings)).expect("the URL can be used");
+    let redis = runtime.block_on(server.client());
     let seed: u64 = setting("PROPTEST_RNG_SEED").unwrap_or_else(rand::random);
     let cases = setting("PROPTEST_CASES").unwrap_or(CASES);
     let hits = Hits::default();

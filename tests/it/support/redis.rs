@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bundlehook::config::RedisSettings;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 
@@ -18,6 +19,9 @@ use super::{Authority, HeldPort, LIMIT, wait_until};
 
 /// The name under which the sentinels know the master.
 pub const MASTER: &str = "bundlehook";
+
+/// How long the program's connections wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How Redis is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +200,17 @@ impl Redis {
     /// A new connection to the first (or only) server.
     pub async fn connection(&self) -> MultiplexedConnection {
         self.nodes[0].connection().await.expect("Redis answers")
+    }
+
+    /// A connection to the first (or only) server as the program makes it.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be reached.
+    pub async fn client(&self) -> bundlehook::io::Redis {
+        let servers = self.url().parse().expect("the rig makes URLs");
+        let settings = RedisSettings::new(servers, PATIENCE);
+        bundlehook::io::Redis::connect(&settings).await.expect("the URL can be used")
     }
 
     /// The answer of the first (or only) server to a command.

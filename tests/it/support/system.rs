@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use bundlehook::config::{KafkaSettings, RedisSettings};
+use bundlehook::config::KafkaSettings;
 use bundlehook::io::{attempt_log::AttemptLog, clock};
 use bundlehook::model::ids::{WebhookId, WorkspaceId};
 use bundlehook::model::statistics::Tenure;
@@ -390,12 +390,9 @@ impl System {
 
     /// The logs of webhooks, read as whoever shows them reads them.
     pub async fn attempt_log(&self) -> AttemptLog {
-        let servers = self.redis.url().parse().expect("the rig makes URLs");
-        let settings = RedisSettings::new(servers, Duration::from_secs(5));
-        let redis = bundlehook::io::Redis::connect(&settings).await.expect("the URL can be used");
         let mut kafka = KafkaSettings::embedded(self.kafka.servers().to_owned(), BTreeMap::new());
         kafka.topics.prefix.clone_from(&self.prefix);
-        AttemptLog::new(redis, &kafka)
+        AttemptLog::new(self.redis.client().await, &kafka)
     }
 }
 

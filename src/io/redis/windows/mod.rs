@@ -239,7 +239,8 @@ impl WindowStore {
         partition: i32,
         incarnation: &str,
     ) -> Result<u64, StoreError> {
-        let key = |name: &str| format!("{{{prefix}me:{partition}}}:{incarnation}:{name}");
+        let tag = tag(prefix, partition);
+        let key = |name: &str| format!("{tag}:{incarnation}:{name}");
         let boundaries: Vec<String> =
             redis.command("windows.clear", redis::cmd("HKEYS").arg(key("open"))).await?;
         let mut cleared = 0;
