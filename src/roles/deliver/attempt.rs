@@ -1,5 +1,6 @@
 //! One attempt, in the order of writes: the POST ends; the health of the webhook takes it in; its record is
-//! acknowledged; the views follow; notices are published. Only then is the delivery settled.
+//! acknowledged; the views follow; notices are published. Only then is the delivery settled. After a success the chat's
+//! next POST may go as soon as the record is on its way.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,7 +10,12 @@ use std::{
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Deliver, queued::Queued, settlements::InFlight, slots::RequestSlot};
+use super::{
+    Deliver,
+    queued::Queued,
+    settlements::InFlight,
+    slots::{ChatSlot, RequestSlot},
+};
 use crate::{
     flow::{
         bundle_to_delivery::Delivery,
@@ -33,7 +39,10 @@ use crate::{
         webhook::Webhook,
     },
     ops::failpoint,
-    wire::{self, attempt},
+    wire::{
+        self,
+        attempt::{self, AttemptRecord},
+    },
 };
 
 /// Pause before a call that Redis could not serve is made again.
@@ -51,8 +60,14 @@ pub(super) struct Attempted {
     pub health: Health,
     /// Ends the attempt when it is dropped.
     pub in_flight: InFlight,
-    /// The place of a request that failed.
-    pub slot: Option<RequestSlot>,
+    /// What a request that failed holds: nothing takes its place before the lane knows that the circuit has tripped.
+    pub slots: (Option<RequestSlot>, Option<ChatSlot>),
+}
+
+/// The record of an attempt, on its way.
+pub(super) struct Recording {
+    record: AttemptRecord,
+    acks: AckGroup,
 }
 
 /// What was sent, and what came back.
@@ -75,20 +90,23 @@ impl Deliver {
         lease: Option<Uuid>,
         seen: SharedSeen,
         in_flight: InFlight,
-        slot: RequestSlot,
+        (request, chat): (RequestSlot, ChatSlot),
     ) -> Attempted {
         let sent = self.send_once(&mut queued.delivery, &current.webhook).await;
         failpoint::reach("deliver.answered");
         let settlement = sent.settlement;
-        // After a failure nothing takes its place before the lane knows that the circuit has tripped.
-        let slot = Some(slot).filter(|_| settlement != Settlement::Delivered);
+        let failed = settlement != Settlement::Delivered;
+        let request = Some(request).filter(|_| failed);
         let (verdict, health) = self.take_in(&queued, &current, lease, &sent, &seen).await;
         failpoint::reach("deliver.counted");
-        self.publish_record(&queued, &current, &sent, verdict, &health).await;
+        let recording = self.record(&queued, &current, &sent, verdict, &health).await;
+        // Records keep their order, so no claim finds that of the chat's next delivery without this one.
+        let chat = Some(chat).filter(|_| failed);
+        self.recorded(&queued, recording).await;
         failpoint::reach("deliver.recorded");
         let health = self.publish_notices(&current, health, &seen).await;
         self.report(&queued, settlement, verdict, &health, sent.error.as_deref());
-        Attempted { queued, settlement, took: sent.duration, health, in_flight, slot }
+        Attempted { queued, settlement, took: sent.duration, health, in_flight, slots: (request, chat) }
     }
 
     /// Sends a delivery once, which now counts it, and finds out what came of it.
@@ -204,16 +222,15 @@ impl Deliver {
         tokio::time::sleep(BUSY_PAUSE).await;
     }
 
-    /// Publishes the record of an attempt, and the webhook's health where its count changed; waits for the
-    /// acknowledgements.
-    pub(super) async fn publish_record(
+    /// Publishes the webhook's health where its count changed, and hands the record of an attempt over to be published.
+    pub(super) async fn record(
         &self,
         queued: &Queued,
         current: &Current,
         sent: &Sent,
         verdict: Verdict,
         health: &Health,
-    ) {
+    ) -> Recording {
         let (topics, delivery) = (&self.process.topics, &queued.delivery);
         let record = delivery_to_outcome::record(&Ended {
             delivery,
@@ -247,9 +264,17 @@ impl Deliver {
             value: Some(&attempt::encode(&record)),
             headers: &[],
         };
-        let offset = self.publish(&outgoing).await;
+        let acks = AckGroup::default();
+        self.publish_into(&outgoing, &acks).await;
+        Recording { record, acks }
+    }
+
+    /// Waits until the record of an attempt is acknowledged, and hands it over to the views.
+    pub(super) async fn recorded(&self, queued: &Queued, Recording { record, acks }: Recording) {
+        acks.complete().await;
+        let offset = acks.last_offset();
         queued.parking.settlements().recorded(offset + 1);
-        self.views.note(delivery.partition, offset, &record);
+        self.views.note(queued.delivery.partition, offset, &record);
     }
 
     /// Publishes into a group. What can't be published ends the process.

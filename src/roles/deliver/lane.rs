@@ -18,7 +18,7 @@ use super::{
     memory::Share,
     parking::Parking,
     queued::Queued,
-    slots::{RequestSlot, RequestSlots},
+    slots::{RequestSlot, Slots},
     sources::Sources,
 };
 use crate::{
@@ -70,8 +70,9 @@ pub(super) struct Lane {
     sources: Sources,
     /// Attempts, from the request to what follows it.
     in_flight: JoinSet<Attempted>,
-    /// Slots for requests; free again as soon as a success is there, or a failure is taken in.
-    requests: RequestSlots,
+    /// Those of requests are free again as soon as a success is there, those of chats when its record is on its way; both
+    /// not before the lane has taken a failure in.
+    slots: Slots,
     ramp: Ramp,
     /// The deliveries that they are about.
     flying: Flying,
@@ -104,7 +105,7 @@ impl Lane {
             sources,
             in_flight: JoinSet::new(),
             flying: Flying::default(),
-            requests: RequestSlots::default(),
+            slots: Slots::default(),
             ramp,
             seen: Arc::new(Mutex::new(Seen::default())),
             circuit: Circuit::Healthy,
@@ -122,13 +123,14 @@ impl Lane {
         let _watch = self.deliver.process.watch_for_panic("lane of a webhook");
         self.look().await;
         loop {
+            self.slots.freed_chats().iter().for_each(|chat| self.chats.free(chat));
             // Also where there is so much to do that nothing is ever waited for.
             if self.tick_at <= Instant::now() && self.tick().await {
                 return;
             }
             self.dispatch().await;
             self.sources.fetch(&self.deliver, self.wanted());
-            let freed = self.requests.freed.clone();
+            let freed = self.slots.freed.clone();
             let wake = self.wake();
             tokio::select! {
                 biased;
@@ -326,7 +328,7 @@ impl Lane {
             if self.in_flight.len() >= if healthy { MOST_ATTEMPTS } else { 1 } {
                 return;
             }
-            let Some(slot) = self.requests.take(self.ramp.allowed()) else { return };
+            let Some(slot) = self.slots.request(self.ramp.allowed()) else { return };
             if !self.has_turn(&current).await {
                 return;
             }
@@ -387,8 +389,8 @@ impl Lane {
         if let Some(queued) = self.chats.start_first() {
             if let Some(in_flight) = queued.parking.settlements().begin() {
                 self.flying.begin(&queued);
-                let seen = self.seen.clone();
-                let attempt = self.deliver.clone().attempt(queued, current, lease, seen, in_flight, slot);
+                let (seen, slots) = (self.seen.clone(), (slot, self.slots.chat(queued.chat())));
+                let attempt = self.deliver.clone().attempt(queued, current, lease, seen, in_flight, slots);
                 self.in_flight.spawn(attempt);
                 return;
             }
@@ -422,9 +424,9 @@ impl Lane {
     }
 
     fn finish(&mut self, attempted: Attempted) {
-        let Attempted { mut queued, settlement, took, health, in_flight, slot } = attempted;
+        let Attempted { mut queued, settlement, took, health, in_flight, slots } = attempted;
         self.flying.end(&mut queued);
-        let (chat, partition) = (queued.chat(), queued.parking.partition());
+        let partition = queued.parking.partition();
         if settlement == Settlement::Delivered {
             self.ramp.succeeded(took, self.chats.waiting() > 0);
         }
@@ -436,8 +438,7 @@ impl Lane {
         } else {
             queued.settle(None, Some(in_flight));
         }
-        self.chats.free(&chat);
         self.set_circuit(&health);
-        drop(slot);
+        drop(slots);
     }
 }

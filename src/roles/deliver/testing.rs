@@ -98,7 +98,8 @@ impl Deliver {
         let sent = self.send_once(&mut queued.delivery, &current.webhook).await;
         let ((), health) = self.update_health(&current, &SharedSeen::default(), |_| ()).await;
         let verdict = Verdict { counted: false, closed: false };
-        self.publish_record(&queued, &current, &sent, verdict, &health).await;
+        let recording = self.record(&queued, &current, &sent, verdict, &health).await;
+        self.recorded(&queued, recording).await;
         let delivered = sent.settlement == Settlement::Delivered;
         info!(webhook = %current.webhook.webhook_id, delivered, error = sent.error, "tested");
         queued.settle(Some("tested"), Some(in_flight));
