@@ -359,17 +359,14 @@ impl Lane {
 
     /// A lease if one is needed; none if nothing may go now.
     async fn permission(&mut self, current: &Current) -> Option<Option<Uuid>> {
-        let token = Uuid::new_v4();
-        let lease = self.deliver.settings.drain();
-        let permission = if self.circuit == Circuit::Healthy && current.disabled.is_none() {
-            Permission::Go
-        } else {
-            let ask = |health: &mut Health| health.permit(token, clock::now(), lease);
-            let (permission, health) = self.deliver.update_health(current, &self.seen, ask).await;
-            self.activation = current.activation;
-            self.set_circuit(&health);
-            permission
-        };
+        if self.circuit == Circuit::Healthy && current.disabled.is_none() {
+            return Some(None);
+        }
+        let (token, lease) = (Uuid::new_v4(), self.deliver.settings.drain());
+        let ask = |health: &mut Health| health.permit(token, clock::now(), lease);
+        let (permission, health) = self.deliver.update_health(current, &self.seen, ask).await;
+        self.activation = current.activation;
+        self.set_circuit(&health);
         match permission {
             Permission::Go => Some(None),
             Permission::Probe(token) => Some(Some(token)),
