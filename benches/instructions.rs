@@ -69,6 +69,10 @@ struct Options {
     bench: bool,
 }
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Step {
     /// A batch of events is planned into four windows each.

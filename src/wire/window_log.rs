@@ -138,7 +138,12 @@ pub struct DamagedLog {
 /// Writes a frame.
 #[must_use]
 pub fn encode(frame: &Frame<'_>) -> Vec<u8> {
-    postcard::to_stdvec(frame).expect("texts, numbers and options always serialise")
+    // Written once for each message: room at once for what it usually takes.
+    let room = match frame {
+        Frame::ChatV1(_) => 256,
+        Frame::MessageV1(message) => message.object.len() + 128,
+    };
+    postcard::to_extend(frame, Vec::with_capacity(room)).expect("texts, numbers and options always serialise")
 }
 
 /// Reads a log.

@@ -42,7 +42,8 @@ const NOW: Millis = Millis(1_614_183_930_000);
 /// A key of Redis and what it holds. What is no plain text stands there as `hex:` and its digits.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Key {
-    key: String,
+    #[serde(rename = "key")]
+    name: String,
     #[serde(flatten)]
     content: Content,
     /// It goes by itself.
@@ -100,7 +101,7 @@ async fn kept(server: &support::Redis) -> Vec<Key> {
             other => panic!("`{key}` is a {other}, expected a string, a hash or a sorted set"),
         };
         let expires = ask::<i64>(server, &["TTL", &key]).await >= 0;
-        keys.push(Key { key, content, expires });
+        keys.push(Key { name: key, content, expires });
     }
     keys
 }
@@ -128,7 +129,7 @@ fn recorded(name: &str) -> Vec<Key> {
 async fn restore(server: &support::Redis, name: &str) {
     server.flushall().await;
     let mut pipe = redis::pipe();
-    for Key { key, content, expires } in &recorded(name) {
+    for Key { name: key, content, expires } in &recorded(name) {
         match content {
             Content::String(value) => drop(pipe.set(key, bytes(value))),
             Content::Hash(fields) => {
@@ -207,28 +208,28 @@ async fn read_windows(redis: &Redis) -> String {
     store.go_on(incarnation, applied).await.expect("it goes on");
     let open = store.open_boundaries().await.expect("they can be read");
     let parts = store.sealed_parts().await.expect("they can be read");
-    let mut read = format!("{look:#?}\n{found:#?}\n{open:?}");
+    let mut read = vec![format!("{look:#?}\n{found:#?}\n{open:?}")];
     for part in &parts {
         let log = store.read_part(part).await.expect("it can be read");
-        read += &format!("\n{part:?}: {:#?}", window_log::decode(&log).expect("it is not damaged"));
+        read.push(format!("{part:?}: {:#?}", window_log::decode(&log).expect("it is not damaged")));
     }
-    let logs = async |read: &mut String| {
+    let logs = async |read: &mut Vec<String>| {
         for boundary in open.keys() {
             let windows = store.due(*boundary, 0, 9).await.expect("they can be read");
             let keys: Vec<WindowKey> = windows.iter().map(|(key, _)| key.clone()).collect();
             let logs = store.read(&keys).await.expect("they can be read");
             for ((key, first), (log, part)) in windows.iter().zip(&logs) {
                 let frames = window_log::decode(log).expect("it is not damaged");
-                *read += &format!("\n{key:?} from {first}, part {part}: {frames:#?}");
+                read.push(format!("{key:?} from {first}, part {part}: {frames:#?}"));
             }
         }
     };
     logs(&mut read).await;
     let coming = plan(&[(applied, "m-3", "Team"), (applied + 1, "m-4", "Team")]);
     let became = store.apply(&coming, applied + 2, None, &rule()).await.expect("they are applied");
-    read += &format!("\n{became:#?}");
+    read.push(format!("{became:#?}"));
     logs(&mut read).await;
-    read
+    read.join("\n")
 }
 
 #[tokio::test]
@@ -255,8 +256,8 @@ async fn windows_in_redis_are_as_recorded_and_mean_what_they_meant() {
     assert!(!store.claim().await.expect("it can be claimed").readable);
 }
 
-fn parked(offset: i64, attempts: u32) -> Option<Parked> {
-    Some(Parked {
+fn parked(offset: i64, attempts: u32) -> Parked {
+    Parked {
         offset,
         bundle_id: BundleId(Uuid::from_u128(offset as u128)),
         bytes: 2_000,
@@ -265,7 +266,7 @@ fn parked(offset: i64, attempts: u32) -> Option<Parked> {
         waiting_since: NOW + 2 * HOUR,
         attempts,
         refusals: 1,
-    })
+    }
 }
 
 /// What deliver makes of the queue that it claims.
@@ -288,8 +289,8 @@ async fn a_queue_in_redis_is_as_recorded_and_means_what_it_meant() {
     let found = store.claim().await.expect("it can be claimed");
     store.begin_anew(&found, 4, 5, NOW).await.expect("it begins");
     let changes = Changes::from([
-        (id("wh"), [(7, parked(7, 0)), (1 << 40, parked(1 << 40, 10))].into()),
-        (id("done"), [(8, parked(8, 1))].into()),
+        (id("wh"), [(7, Some(parked(7, 0))), (1 << 40, Some(parked(1 << 40, 10)))].into()),
+        (id("done"), [(8, Some(parked(8, 1)))].into()),
     ]);
     store.apply(&changes, 8, NOW).await.expect("they are put");
     let changes = Changes::from([(id("done"), [(8, None)].into())]);
@@ -377,11 +378,11 @@ async fn a_turn_in_redis_means_what_it_meant() {
     let turns = Turns::new(server.client().await, PREFIX);
     turns.take(&id("wh"), 1).await.expect("it can be taken");
     let written = kept(&server).await;
-    let [Key { key, content: Content::String(turn), expires: true }] = &written[..] else {
+    let [Key { name, content: Content::String(turn), expires: true }] = &written[..] else {
         panic!("{written:?}")
     };
     assert!(turn.parse::<u64>().is_ok(), "{turn}");
-    assert_eq!(recorded("redis-turns-keys").iter().map(|key| &key.key).collect::<Vec<_>>(), [key]);
+    assert_eq!(recorded("redis-turns-keys").iter().map(|key| &key.name).collect::<Vec<_>>(), [name]);
 
     restore(&server, "redis-turns-keys").await;
 
