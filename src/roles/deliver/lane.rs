@@ -70,8 +70,8 @@ pub(super) struct Lane {
     sources: Sources,
     /// Attempts, from the request to what follows it.
     in_flight: JoinSet<Attempted>,
-    /// Those of requests are free again as soon as a success is there, those of chats when its record is on its way; both
-    /// not before the lane has taken a failure in.
+    /// What attempts hold: a request until it ends, its chat until the record is on its way; after a failure both until
+    /// the lane has taken it in.
     slots: Slots,
     ramp: Ramp,
     /// The deliveries that they are about.

@@ -1,4 +1,4 @@
--- Deletes closed windows that are done with.
+-- Deletes closed windows that are done with: one at least, and no more than fit into one call.
 -- KEYS: owner, open, due, then log and index of each window. ARGV: guard, boundary, then their names.
 redis.call('UNLINK', unpack(KEYS, 4))
 redis.call('ZREM', KEYS[3], unpack(ARGV, 4))
