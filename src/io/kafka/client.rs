@@ -2,10 +2,12 @@
 
 use rdkafka::{
     ClientConfig, ClientContext,
+    client::DefaultClientContext,
+    config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::config::{KafkaSettings, TopicSettings};
 
@@ -58,6 +60,23 @@ pub fn log_error(error: &KafkaError, reason: &str) {
     }
 }
 
+/// Logs a line of librdkafka's.
+pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    // The gapless guarantee is called experimental at each start; that it is wanted all the same is decided.
+    if facility == "CONFWARN" && message.contains("enable.gapless.guarantee") {
+        return debug!(message, "kafka");
+    }
+    // A connection that is lost while it signs in is called a failure to sign in, but no broker has refused anything. It is
+    // made again like any other.
+    let is_lost = message.contains("Local: Broker transport failure");
+    let level = if is_lost && (level as i32) < RDKafkaLogLevel::Warning as i32 {
+        RDKafkaLogLevel::Warning
+    } else {
+        level
+    };
+    DefaultClientContext.log(level, facility, message);
+}
+
 /// A context that only logs.
 #[derive(Debug, Clone, Default)]
 pub struct LoggingContext;
@@ -65,6 +84,10 @@ pub struct LoggingContext;
 impl ClientContext for LoggingContext {
     fn error(&self, error: KafkaError, reason: &str) {
         log_error(&error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
     }
 }
 

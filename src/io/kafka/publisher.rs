@@ -14,14 +14,12 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{
-        BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
-    },
+    producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::{Notify, watch};
 use tracing::{debug, error};
 
-use super::client::{log_error, with_properties};
+use super::client::{log_error, log_line, with_properties};
 use crate::{config::KafkaSettings, io::clock, model::time::Millis};
 
 /// A partition that is not known after so long does not exist.
@@ -101,12 +99,7 @@ impl ClientContext for PublisherContext {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // The gapless guarantee is called experimental at each start; that it is wanted all the same is decided.
-        if facility == "CONFWARN" && message.contains("enable.gapless.guarantee") {
-            debug!(message, "kafka");
-        } else {
-            DefaultProducerContext.log(level, facility, message);
-        }
+        log_line(level, facility, message);
     }
 }
 

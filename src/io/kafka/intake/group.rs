@@ -13,6 +13,7 @@ use std::{
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     bindings::rd_kafka_resp_err_t as NativeError,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
     topic_partition_list::TopicPartitionListElem,
@@ -27,7 +28,7 @@ use super::{
     batch::RecordBatch,
     feed::{Command, FeedEvent, PartitionFeed},
 };
-use crate::io::kafka::client::log_error;
+use crate::io::kafka::client::{log_error, log_line};
 
 /// The consumer of a group.
 pub(super) type GroupConsumer = BaseConsumer<IntakeContext>;
@@ -75,6 +76,10 @@ pub(super) struct IntakeContext {
 impl ClientContext for IntakeContext {
     fn error(&self, error: KafkaError, reason: &str) {
         log_error(&error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
