@@ -110,10 +110,12 @@ class Trap:
             yield from _wait(2)
             system.pause_load()
         yield from self._wait_reached(point, armed)
+        # From now on each may be dead, though it is looked at only when those before it are done with.
+        since = time.time() - 1
         system.resume_load()
         self.failing = ""
         for process in armed:
-            yield from self._disarm(point, process)
+            yield from self._disarm(point, process, since)
 
     def _wait_reached(self, point: Point, armed: list[Process]) -> Iterator[None]:
         began = time.monotonic()
@@ -132,7 +134,7 @@ class Trap:
             return False
         return Path(f"/proc/{process.child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
-    def _disarm(self, point: Point, process: Process) -> Iterator[None]:
+    def _disarm(self, point: Point, process: Process, since: float) -> Iterator[None]:
         """Brings a process to life again, or ends what did not come to the point and starts it as usual."""
         system = self._system
         if not self._has_reached(process):
@@ -147,7 +149,7 @@ class Trap:
         if process.runs:
             yield from self._outlast(point, process)
         elif process.child is not None and process.child.returncode == -signal.SIGKILL:
-            self._note_death(point)
+            self._note_death(point, since)
             yield from _wait(system.random.choice([0, 0, 2 * SESSION_S]))
         elif process.child is not None and process.child.returncode != 0:
             system.ended.append(f"{process.name} ended with {process.child.returncode} at {point.name}: {system.last_error(process)}")
@@ -156,13 +158,13 @@ class Trap:
             system.start(process)
         process.wanted = True
 
-    def _note_death(self, point: Point) -> None:
+    def _note_death(self, point: Point, since: float) -> None:
         system = self._system
         system.hit(self.moment(point))
         if point.role == "deliver" or point.name in CLAIM:
             # On a busy machine a death is seen when what was in flight has long been answered.
             repeats = max(system.unrecorded(), _in_flight(system.plan)) if point.role == "deliver" else 0
-            system.fault(self.moment(point), time.time() - 1, time.time() + SESSION_S, repeats, forgets=point.name in CLAIM)
+            system.fault(self.moment(point), since, time.time() + SESSION_S, repeats, forgets=point.name in CLAIM)
 
     def _outlast(self, point: Point, process: Process) -> Iterator[None]:
         """Lets a process that stands still go on when others have taken over."""
