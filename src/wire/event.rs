@@ -49,6 +49,7 @@ pub fn decode(value: Option<&[u8]>) -> Result<Decoded<'_>, Poison> {
 fn explain(text: &str) -> Result<Decoded<'_>, Poison> {
     let only_skip: Result<Object<OnlySkip<'_>>, _> = serde_json::from_str(text);
     if let Some(skip) = only_skip.ok().and_then(|only| only.0.message.0.skip()) {
+        // It counts for nobody then, but is a skip all the same.
         let of: Option<Object<OnlyWorkspace<'_>>> = serde_json::from_str(text).ok();
         return Ok(Decoded::Skip(skip, of.map(|of| of.0.workspace_id.0)));
     }

@@ -23,7 +23,6 @@ use bundlehook::model::statistics::{Day, LogEntry, Tenure};
 use bundlehook::model::time::Millis;
 use bundlehook::model::window::{WindowKey, WindowRule, WindowRules};
 use bundlehook::wire::{settings, window_log};
-use redis::FromRedisValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -76,31 +75,27 @@ fn bytes(text: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-async fn ask<T: FromRedisValue>(server: &support::Redis, words: &[&str]) -> T {
-    server.command(words).await
-}
-
 /// Everything that Redis holds, by the keys' names.
 async fn kept(server: &support::Redis) -> Vec<Key> {
-    let mut names: Vec<String> = ask(server, &["KEYS", "*"]).await;
+    let mut names: Vec<String> = server.command(&["KEYS", "*"]).await;
     names.sort_unstable();
     let mut keys = Vec::new();
     for key in names {
-        let kind: String = ask(server, &["TYPE", &key]).await;
+        let kind: String = server.command(&["TYPE", &key]).await;
         let content = match kind.as_str() {
-            "string" => Content::String(text(&ask::<Vec<u8>>(server, &["GET", &key]).await)),
+            "string" => Content::String(text(&server.command::<Vec<u8>>(&["GET", &key]).await)),
             "hash" => {
-                let fields: Vec<(Vec<u8>, Vec<u8>)> = ask(server, &["HGETALL", &key]).await;
+                let fields: Vec<(Vec<u8>, Vec<u8>)> = server.command(&["HGETALL", &key]).await;
                 Content::Hash(fields.iter().map(|(field, value)| (text(field), text(value))).collect())
             }
             "zset" => {
                 let members: Vec<(Vec<u8>, i64)> =
-                    ask(server, &["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await;
+                    server.command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await;
                 Content::Zset(members.iter().map(|(member, score)| (text(member), *score)).collect())
             }
             other => panic!("`{key}` is a {other}, expected a string, a hash or a sorted set"),
         };
-        let expires = ask::<i64>(server, &["TTL", &key]).await >= 0;
+        let expires = server.command::<i64>(&["TTL", &key]).await >= 0;
         keys.push(Key { name: key, content, expires });
     }
     keys
@@ -243,7 +238,7 @@ async fn windows_in_redis_are_as_recorded_and_mean_what_they_meant() {
     store.apply(&messages, 10, Some(Millis(NOW.0 - 1)), &rule()).await.expect("they are applied");
 
     // What it is named by is drawn at its beginning.
-    let incarnation: String = ask(&server, &["HGET", "{p.me:3}:owner", "incarnation"]).await;
+    let incarnation: String = server.command(&["HGET", "{p.me:3}:owner", "incarnation"]).await;
     let written = serde_json::to_string(&kept(&server).await).expect("it is plain data");
     let written = written.replace(&incarnation, "00000001");
     assert_recorded("redis-windows-keys", &serde_json::from_str::<Vec<Key>>(&written).expect("it was read"));
@@ -252,7 +247,7 @@ async fn windows_in_redis_are_as_recorded_and_mean_what_they_meant() {
     insta::assert_snapshot!("redis-windows-keys", read_windows(&redis).await);
 
     restore(&server, "redis-windows-keys").await;
-    let _: u32 = ask(&server, &["HSET", "{p.me:3}:owner", "v", "2"]).await;
+    let _: u32 = server.command(&["HSET", "{p.me:3}:owner", "v", "2"]).await;
     assert!(!store.claim().await.expect("it can be claimed").readable);
 }
 
@@ -300,7 +295,7 @@ async fn a_queue_in_redis_is_as_recorded_and_means_what_it_meant() {
     restore(&server, "redis-queue-keys").await;
     insta::assert_snapshot!("redis-queue-keys", read_queue(&redis).await);
 
-    let _: u32 = ask(&server, &["HSET", "{p.bundles:3}:owner", "v", "2"]).await;
+    let _: u32 = server.command(&["HSET", "{p.bundles:3}:owner", "v", "2"]).await;
     assert!(!store.claim().await.expect("it can be claimed").readable);
 }
 
@@ -367,7 +362,7 @@ async fn views_in_redis_are_as_recorded_and_mean_what_they_meant() {
     restore(&server, "redis-views-keys").await;
     insta::assert_snapshot!("redis-views-keys", read_views(&store).await);
 
-    let _: u32 = ask(&server, &["HSET", "{p.attempts:3}:views", "v", "3"]).await;
+    let _: u32 = server.command(&["HSET", "{p.attempts:3}:views", "v", "3"]).await;
     assert_eq!(store.progress(ATTEMPTS).await.expect("it can be read"), None);
 }
 

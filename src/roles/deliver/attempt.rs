@@ -96,12 +96,12 @@ impl Deliver {
         failpoint::reach("deliver.answered");
         let settlement = sent.settlement;
         let failed = settlement != Settlement::Delivered;
-        let request = Some(request).filter(|_| failed);
+        let request = failed.then_some(request);
         let (verdict, health) = self.take_in(&queued, &current, lease, &sent, &seen).await;
         failpoint::reach("deliver.counted");
         let recording = self.record(&queued, &current, &sent, verdict, &health).await;
-        // Records keep their order, so no claim finds that of the chat's next delivery without this one.
-        let chat = Some(chat).filter(|_| failed);
+        // Records of a partition keep their order, so no claim finds that of the chat's next delivery without this one.
+        let chat = failed.then_some(chat);
         self.recorded(&queued, recording).await;
         failpoint::reach("deliver.recorded");
         let health = self.publish_notices(&current, health, &seen).await;
