@@ -93,7 +93,7 @@ bench-floors: setup ## hold the floors of `bench` against the tools of Kafka, Re
 	@$(MAKE) bench ARGS="--check-floors $(ARGS)"
 
 .PHONY: bench-smoke
-bench-smoke: setup ## see that the measurements work: small, not optimised, without goals
+bench-smoke: setup ## see that the measurements work: small, side by side, not optimised, without goals
 	@cargo bench --profile test --bench speed -- --smoke
 
 .PHONY: bench-instructions
