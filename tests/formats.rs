@@ -77,6 +77,7 @@ const BYTES: &[(&str, ReadBytes)] = &[
     ("redis-parked", |bytes| meaning(waiting::decode_parked(bytes))),
     ("redis-log-entry", |bytes| meaning(log_entry::decode(bytes))),
     ("redis-window", |bytes| meaning(window_log::decode(bytes))),
+    ("redis-window-2", |bytes| meaning(window_log::decode(bytes))),
 ];
 
 fn read_headers(text: &str) -> Meaning {
@@ -168,7 +169,7 @@ fn what_is_written_now_reads_as_its_recording() {
     for (name, written) in [
         ("redis-parked", waiting::encode_parked(&waiting.parked())),
         ("redis-log-entry", log_entry::encode(&entry)),
-        ("redis-window", window),
+        ("redis-window-2", window),
     ] {
         let written = bytes_to_digits(&written);
         if !file(name, "hex").exists() {
@@ -210,16 +211,10 @@ fn what_is_written_for_others_is_as_its_recording() {
 }
 
 fn frames(at: usize, text: &str) -> Vec<u8> {
-    use bundlehook::wire::body;
     let Ok(event::Decoded::Event(event)) = event::decode(Some(text.as_bytes())) else { panic!("{text}") };
-    let object = body::message_object(&event.message);
-    let message = window_log::LoggedMessage::new(
-        &event,
-        &object,
-        i64::try_from(at).unwrap(),
-        Millis(1_614_183_930_000),
-    );
-    [window_log::Frame::ChatV1(window_log::ChatDetails::of(&event)), window_log::Frame::MessageV1(message)]
+    let message =
+        window_log::LoggedMessage::new(&event, i64::try_from(at).unwrap(), Millis(1_614_183_930_000));
+    [window_log::Frame::ChatV1(window_log::ChatDetails::of(&event)), window_log::Frame::MessageV2(message)]
         .iter()
         .flat_map(window_log::encode)
         .collect()

@@ -6,7 +6,7 @@ use super::{
     filled::Filled,
     floor,
     input::Input,
-    rig::{ACCEPTED, redis_traffic},
+    rig::{ACCEPTED, redis_cpu, redis_traffic},
     rounds::Rounds,
 };
 
@@ -25,6 +25,7 @@ impl Rounds for Aggregate {
         vec![
             Measure::new("CPU, µs a message", 1).goal(Goal::UpTo(2.0)),
             Measure::new("messages a second", 0).goal(Goal::AtLeast(0.6)),
+            Measure::new("CPU of Redis, µs a message", 1),
             Measure::new("round trips to Redis a message", 4),
             Measure::new("bytes to and from Redis a message", 0),
         ]
@@ -33,16 +34,17 @@ impl Rounds for Aggregate {
     async fn floor(&mut self) -> Vec<f64> {
         let Filled { system, messages, .. } = &self.0;
         system.redis.flushall().await;
-        let before = redis_traffic(&system.redis).await;
+        let (bytes, spent) = (redis_traffic(&system.redis).await, redis_cpu(&system.redis).await);
         let (cost, batches) = floor::append(system, "message-events", *messages).await;
-        let bytes = redis_traffic(&system.redis).await - before;
+        let spent = redis_cpu(&system.redis).await - spent;
+        let bytes = redis_traffic(&system.redis).await - bytes;
         let each = |all: f64| all / *messages as f64;
-        vec![cost.micros_each(), cost.rate(), each(batches as f64), each(bytes)]
+        vec![cost.micros_each(), cost.rate(), each(spent), each(batches as f64), each(bytes)]
     }
 
     async fn program(&mut self) -> Vec<f64> {
         self.0.forget().await;
         let run = self.0.run(ACCEPTED).await;
-        vec![run.cost.micros_each(), run.cost.rate(), run.round_trips, run.redis_bytes]
+        vec![run.cost.micros_each(), run.cost.rate(), run.redis_cpu, run.round_trips, run.redis_bytes]
     }
 }

@@ -10,8 +10,8 @@ use rdkafka::{
 use super::{
     cost::{Cost, Reading, memory},
     input::Input,
-    rig::{NOWHERE, WINDOWS, publish, reach, redis_memory, redis_traffic, round_trips, start, stop},
-    rig::{unhurried, webhooks},
+    rig::{NOWHERE, WINDOWS, publish, reach, redis_cpu, redis_memory, redis_traffic, round_trips},
+    rig::{start, stop, unhurried, webhooks},
     support::System,
 };
 
@@ -30,6 +30,8 @@ pub struct Run {
     pub round_trips: f64,
     /// To and from Redis, for each message.
     pub redis_bytes: f64,
+    /// Microseconds of CPU of Redis, for each message.
+    pub redis_cpu: f64,
     /// Of the process at the end, in bytes.
     pub memory: f64,
 }
@@ -66,6 +68,7 @@ impl Filled {
         let (role, redis) = (&self.system.aggregate, &self.system.redis);
         // Before the first reading some may be done.
         let (bytes, trips) = (redis_traffic(redis).await, round_trips(role).await);
+        let redis_before = redis_cpu(redis).await;
         let done = role.sum(counter).await as usize;
         let began = Reading::of([role.process.pid()]);
         reach([role], counter, self.messages as f64).await;
@@ -75,6 +78,7 @@ impl Filled {
             cost,
             round_trips: (round_trips(role).await - trips) / count as f64,
             redis_bytes: (redis_traffic(redis).await - bytes) / count as f64,
+            redis_cpu: (redis_cpu(redis).await - redis_before) / count as f64,
             memory: memory(role.process.pid()),
         };
         stop(role).await;

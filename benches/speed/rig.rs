@@ -112,6 +112,12 @@ pub async fn redis_traffic(redis: &Redis) -> f64 {
     field(&info, "total_net_input_bytes:") + field(&info, "total_net_output_bytes:")
 }
 
+/// Microseconds of CPU that a Redis has spent.
+pub async fn redis_cpu(redis: &Redis) -> f64 {
+    let info: String = redis.command(&["INFO", "cpu"]).await;
+    1e6 * (field(&info, "used_cpu_sys:") + field(&info, "used_cpu_user:"))
+}
+
 /// Bytes that a Redis has taken.
 pub async fn redis_memory(redis: &Redis) -> f64 {
     field(&redis.command::<String>(&["INFO", "memory"]).await, "used_memory:")

@@ -8,14 +8,20 @@ use bundlehook::wire::{
     skips::SkipRecord,
     state,
     waiting::{self, WaitingDelivery},
-    window_log,
+    window_log::{self, Frame, LoggedMessage},
 };
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((which, bytes)) = bytes.split_first() else { return };
     match which.wrapping_sub(b'0') {
-        0 => drop(window_log::decode(bytes)),
+        0 => {
+            for frame in window_log::decode(bytes).unwrap_or_default() {
+                if let Frame::MessageV1(message) = frame {
+                    drop(LoggedMessage::try_from(message));
+                }
+            }
+        }
         1 => {
             if let Ok(entry) = log_entry::decode(bytes) {
                 assert_eq!(log_entry::decode(&log_entry::encode(&entry)), Ok(entry));

@@ -315,7 +315,6 @@ fn append_to<'p, 'r>(
 
 impl ChatAppend {
     fn take(&mut self, record: &SourceRecord<'_>, event: &Event<'_>) {
-        let object = body::message_object(&event.message);
         let details = encode(&Frame::ChatV1(ChatDetails::of(event)));
         let known = self.details.iter().rposition(|(_, known)| *known == details);
         let details = known.unwrap_or_else(|| {
@@ -328,9 +327,9 @@ impl ChatAppend {
         self.messages.push(MessageAppend {
             offset,
             message_id: event.message.message_id.to_string(),
-            size: object.len(),
+            size: body::message_size(&event.message),
             details,
-            frame: encode(&Frame::MessageV1(LoggedMessage::new(event, &object, offset, arrived))),
+            frame: encode(&Frame::MessageV2(LoggedMessage::new(event, offset, arrived))),
             arrived,
         });
     }

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
 
 use crate::{
     model::{
@@ -106,13 +105,11 @@ fn sample(webhook: &Webhook, at: DateTime<Utc>) -> Event<'_> {
 fn aggregated(sample: &Event<'_>) -> Vec<u8> {
     let message = &sample.message;
     let line = Line { sender: &message.sender.full_name, timestamp: message.timestamp, text: &message.text };
-    let object = body::message_object(message);
-    let object: &RawValue = serde_json::from_str(&object).expect("it was just written");
     let timestamp = body_timestamp(message.timestamp);
     body::aggregated(&Aggregated {
         whatsapp_account: sample.account.clone(),
         chat: sample.chat.clone(),
-        messages: &[object],
+        messages: std::slice::from_ref(message),
         first_message_timestamp: timestamp.clone(),
         last_message_timestamp: timestamp,
         aggregation: aggregation::html([line], None, ""),

@@ -1,13 +1,12 @@
 //! A window's log becomes one bundle for each webhook that wanted some of its messages.
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::{
     model::{
         aggregation::{self, Line},
         bundle::{BundleHead, BundleRecord, Origin, Source, window_bundle_id},
+        event::Message,
         history::Directory,
         ids::{ChatId, WebhookId, WorkspaceId},
         position::{ClosedWindow, ClosingPosition, PartPosition, Position},
@@ -90,7 +89,7 @@ impl Bundler<'_> {
             };
             let body = match &last {
                 Some((built_for, body)) if *built_for == wanted => body.clone(),
-                _ => self.body(&wanted, &entries, &chats[entries[last_arrived].chat])?.into(),
+                _ => self.body(&wanted, &entries, &chats[entries[last_arrived].chat]).into(),
             };
             let head =
                 self.head(webhook, content, &entries[wanted[0]], &entries[last_arrived], wanted.len())?;
@@ -123,38 +122,25 @@ impl Bundler<'_> {
         wanted
     }
 
-    fn body(
-        &self,
-        wanted: &[usize],
-        entries: &[Entry<'_>],
-        chat: &ChatDetails<'_>,
-    ) -> Result<Vec<u8>, String> {
-        let mut messages: Vec<&LoggedMessage<'_>> =
+    fn body(&self, wanted: &[usize], entries: &[Entry<'_>], chat: &ChatDetails<'_>) -> Vec<u8> {
+        let mut ordered: Vec<&LoggedMessage<'_>> =
             wanted.iter().map(|index| &entries[*index].message).collect();
-        messages.sort_by_key(|message| message.order());
-        let damaged = |error: serde_json::Error| format!("a message object in the log: {error}");
-        let parse = |message: &&LoggedMessage<'_>| serde_json::from_str::<NoteView>(message.object);
-        let views: Vec<NoteView> = messages.iter().map(parse).collect::<Result<_, _>>().map_err(damaged)?;
-        let objects: Vec<&RawValue> = messages
-            .iter()
-            .map(|message| serde_json::from_str(message.object))
-            .collect::<Result<_, _>>()
-            .map_err(damaged)?;
-        let (first, last) = (messages[0].timestamp(), messages[messages.len() - 1].timestamp());
-        let lines = messages.iter().zip(&views).map(|(message, view)| Line {
-            sender: &view.sender.full_name,
-            timestamp: message.timestamp(),
-            text: &view.text,
+        ordered.sort_by_key(|message| message.order());
+        let messages: Vec<Message<'_>> = ordered.iter().map(|message| message.message()).collect();
+        let lines = messages.iter().map(|message| Line {
+            sender: &message.sender.full_name,
+            timestamp: message.timestamp,
+            text: &message.text,
         });
-        let link = aggregation::link(messages[0].permalink, chat.chat_url);
-        Ok(body::aggregated(&Aggregated {
+        let link = aggregation::link(ordered[0].permalink, chat.chat_url);
+        body::aggregated(&Aggregated {
             whatsapp_account: chat.account(),
-            chat: chat.chat(messages.iter().any(|message| message.is_new_chat)),
-            messages: &objects,
-            first_message_timestamp: body_timestamp(first),
-            last_message_timestamp: body_timestamp(last),
+            chat: chat.chat(ordered.iter().any(|message| message.is_new_chat)),
+            messages: &messages,
+            first_message_timestamp: body_timestamp(messages[0].timestamp),
+            last_message_timestamp: body_timestamp(messages[messages.len() - 1].timestamp),
             aggregation: aggregation::html(lines, link, self.product),
-        }))
+        })
     }
 
     fn head(
@@ -195,28 +181,21 @@ impl Bundler<'_> {
     }
 }
 
-/// What the note shows of a message object.
-#[derive(Deserialize)]
-struct NoteView {
-    sender: NoteSender,
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct NoteSender {
-    full_name: String,
-}
-
 fn read(log: &[u8]) -> Result<(Vec<ChatDetails<'_>>, Vec<Entry<'_>>), String> {
     let (mut chats, mut entries) = (Vec::new(), Vec::new());
     for frame in decode(log).map_err(|error| error.to_string())? {
-        match frame {
-            Frame::ChatV1(chat) => chats.push(chat),
-            Frame::MessageV1(message) => {
-                let chat = chats.len().checked_sub(1).ok_or("a message stands before any chat details")?;
-                entries.push(Entry { message, chat });
+        let message = match frame {
+            Frame::ChatV1(chat) => {
+                chats.push(chat);
+                continue;
             }
-        }
+            Frame::MessageV1(message) => {
+                message.try_into().map_err(|error| format!("a message object in the log: {error}"))?
+            }
+            Frame::MessageV2(message) => message,
+        };
+        let chat = chats.len().checked_sub(1).ok_or("a message stands before any chat details")?;
+        entries.push(Entry { message, chat });
     }
     Ok((chats, entries))
 }

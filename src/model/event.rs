@@ -74,16 +74,26 @@ pub struct Message<'a> {
 }
 
 /// A chat (its title) or a teammate (name in the inbox).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party<'a> {
     /// Name as displayed.
+    #[serde(borrow)]
     pub full_name: Cow<'a, str>,
     /// Empty for a group.
+    #[serde(borrow)]
     pub phone: Cow<'a, str>,
 }
 
+impl Party<'_> {
+    /// The same, with borrowed texts.
+    #[must_use]
+    pub fn borrowed(&self) -> Party<'_> {
+        Party { full_name: Cow::Borrowed(&self.full_name), phone: Cow::Borrowed(&self.phone) }
+    }
+}
+
 /// Which way a message went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// By the team.

@@ -1,16 +1,33 @@
 //! The two POST bodies (schemas/body-aggregated.json, schemas/body-single.json).
 
+use std::io;
+
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::model::event::{Account, Chat, Event, Message};
 
 const ALWAYS: &str = "texts, booleans and lists always serialise";
 
-/// One message as JSON, as it stands in both bodies.
+/// Bytes of one message as JSON, as it stands in both bodies.
 #[must_use]
-pub fn message_object(message: &Message<'_>) -> String {
-    serde_json::to_string(message).expect(ALWAYS)
+pub fn message_size(message: &Message<'_>) -> usize {
+    let mut size = Size(0);
+    serde_json::to_writer(&mut size, message).expect(ALWAYS);
+    size.0
+}
+
+/// Counts what is written.
+struct Size(usize);
+
+impl io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The body for a message that is sent at once.
@@ -32,8 +49,8 @@ pub struct Aggregated<'a> {
     pub whatsapp_account: Account<'a>,
     /// As on the message that arrived last, but `is_new_chat` of any.
     pub chat: Chat<'a>,
-    /// Message objects, in order.
-    pub messages: &'a [&'a RawValue],
+    /// In order.
+    pub messages: &'a [Message<'a>],
     /// Of the earliest message, in the body's form.
     pub first_message_timestamp: String,
     /// Of the latest.

@@ -3,11 +3,13 @@
 //! A `Chat` frame stands before the first message that it describes and again whenever the details change, so each
 //! message is stored once and the details of a chat hardly more often.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    event::{Account, Chat, Event},
+    event::{Account, Chat, Direction, Event, Message, Party},
     time::Millis,
 };
 
@@ -16,8 +18,10 @@ use crate::model::{
 pub enum Frame<'a> {
     /// The details of the account and chat of the messages that follow, version 1.
     ChatV1(#[serde(borrow)] ChatDetails<'a>),
-    /// A message, version 1.
-    MessageV1(#[serde(borrow)] LoggedMessage<'a>),
+    /// A message, version 1: still read, no longer written.
+    MessageV1(#[serde(borrow)] MessageWithObject<'a>),
+    /// A message, version 2.
+    MessageV2(#[serde(borrow)] LoggedMessage<'a>),
 }
 
 /// Account and chat, but for `is_new_chat`, which belongs to a message.
@@ -49,8 +53,27 @@ pub struct LoggedMessage<'a> {
     pub is_new_chat: bool,
     /// Its own link.
     pub permalink: Option<&'a str>,
-    /// The message object, ready for the body.
-    pub object: &'a str,
+    direction: Direction,
+    #[serde(borrow)]
+    message_id: Cow<'a, str>,
+    #[serde(borrow)]
+    sender: Party<'a>,
+    #[serde(borrow)]
+    recipient: Party<'a>,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+}
+
+/// A message as version 1 has it: its object is the JSON of the body, with names of fields that each message repeats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageWithObject<'a> {
+    offset: i64,
+    arrived: Millis,
+    seconds: i64,
+    nanos: u32,
+    is_new_chat: bool,
+    permalink: Option<&'a str>,
+    object: &'a str,
 }
 
 impl<'a> ChatDetails<'a> {
@@ -99,31 +122,78 @@ impl<'a> ChatDetails<'a> {
 }
 
 impl<'a> LoggedMessage<'a> {
-    /// A message with its object and its place in the source.
+    /// The message of an event, with its place in the source.
     #[must_use]
-    pub fn new(event: &'a Event<'_>, object: &'a str, offset: i64, arrived: Millis) -> Self {
-        let timestamp = event.message.timestamp;
+    pub fn new(event: &'a Event<'_>, offset: i64, arrived: Millis) -> Self {
+        let Message { direction, timestamp, message_id, sender, recipient, text, permalink } = &event.message;
         Self {
             offset,
             arrived,
             seconds: timestamp.timestamp(),
             nanos: timestamp.timestamp_subsec_nanos(),
             is_new_chat: event.chat.is_new_chat,
-            permalink: event.message.permalink.as_deref(),
-            object,
+            permalink: permalink.as_deref(),
+            direction: *direction,
+            message_id: Cow::Borrowed(message_id),
+            sender: sender.borrowed(),
+            recipient: recipient.borrowed(),
+            text: Cow::Borrowed(text),
         }
     }
 
-    /// The message's own timestamp.
+    /// The message, as in a body.
     #[must_use]
-    pub fn timestamp(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp(self.seconds, self.nanos).unwrap_or_default()
+    pub fn message(&self) -> Message<'_> {
+        Message {
+            direction: self.direction,
+            timestamp: DateTime::<Utc>::from_timestamp(self.seconds, self.nanos).unwrap_or_default(),
+            message_id: Cow::Borrowed(&self.message_id),
+            sender: self.sender.borrowed(),
+            recipient: self.recipient.borrowed(),
+            text: Cow::Borrowed(&self.text),
+            permalink: self.permalink.map(Cow::Borrowed),
+        }
     }
 
     /// Bundles are ordered by timestamp, then by arrival.
     #[must_use]
     pub fn order(&self) -> (i64, u32, i64) {
         (self.seconds, self.nanos, self.offset)
+    }
+}
+
+impl<'a> TryFrom<MessageWithObject<'a>> for LoggedMessage<'a> {
+    type Error = serde_json::Error;
+
+    /// Fails if the object is not that of a message.
+    fn try_from(logged: MessageWithObject<'a>) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Object<'a> {
+            direction: Direction,
+            #[serde(borrow)]
+            message_id: Cow<'a, str>,
+            #[serde(borrow)]
+            sender: Party<'a>,
+            #[serde(borrow)]
+            recipient: Party<'a>,
+            #[serde(borrow)]
+            text: Cow<'a, str>,
+        }
+        let MessageWithObject { offset, arrived, seconds, nanos, is_new_chat, permalink, object } = logged;
+        let Object { direction, message_id, sender, recipient, text } = serde_json::from_str(object)?;
+        Ok(Self {
+            offset,
+            arrived,
+            seconds,
+            nanos,
+            is_new_chat,
+            permalink,
+            direction,
+            message_id,
+            sender,
+            recipient,
+            text,
+        })
     }
 }
 
@@ -142,6 +212,7 @@ pub fn encode(frame: &Frame<'_>) -> Vec<u8> {
     let room = match frame {
         Frame::ChatV1(_) => 256,
         Frame::MessageV1(message) => message.object.len() + 128,
+        Frame::MessageV2(message) => message.text.len() + 192,
     };
     postcard::to_extend(frame, Vec::with_capacity(room)).expect("texts, numbers and options always serialise")
 }
@@ -168,23 +239,42 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::{
-        body,
-        event::{Decoded, decode as decode_event},
-    };
+    use crate::wire::event::{Decoded, decode as decode_event};
+
+    fn event() -> Event<'static> {
+        let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
+        let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else { panic!() };
+        *event
+    }
 
     #[test]
     fn frames_read_back_one_after_another() {
-        let line = include_str!("../../tests/examples/events.jsonl").lines().next().unwrap();
-        let Ok(Decoded::Event(event)) = decode_event(Some(line.as_bytes())) else { panic!() };
-        let object = body::message_object(&event.message);
+        let event = event();
         let frames = [
             Frame::ChatV1(ChatDetails::of(&event)),
-            Frame::MessageV1(LoggedMessage::new(&event, &object, 7, Millis(1_614_183_930_000))),
+            Frame::MessageV2(LoggedMessage::new(&event, 7, Millis(1_614_183_930_000))),
         ];
         let log: Vec<u8> = frames.iter().flat_map(encode).collect();
         assert_eq!(decode(&log).unwrap(), frames);
         assert!(decode(&log[..log.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_message_of_version_1_is_the_same_message() {
+        let event = event();
+        let current = LoggedMessage::new(&event, 7, Millis(1_614_183_930_000));
+        let with_object = MessageWithObject {
+            offset: current.offset,
+            arrived: current.arrived,
+            seconds: current.seconds,
+            nanos: current.nanos,
+            is_new_chat: current.is_new_chat,
+            permalink: current.permalink,
+            object: &serde_json::to_string(&event.message).unwrap(),
+        };
+        assert_eq!(LoggedMessage::try_from(with_object.clone()).unwrap(), current);
+        assert_eq!(current.message(), event.message);
+        assert!(LoggedMessage::try_from(MessageWithObject { object: "{}", ..with_object }).is_err());
     }
 
     proptest! {

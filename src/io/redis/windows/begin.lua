@@ -6,7 +6,7 @@ end
 if ARGV[4] == '' then
   -- As for the claim: not to be refused for lack of memory.
   redis.call('HDEL', KEYS[1], '')
-  redis.call('HSET', KEYS[1], 'writer', ARGV[1])
+  redis.call('HSET', KEYS[1], 'writer', ARGV[1], 'v', ARGV[2])
 else
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[1], 'token', ARGV[1], 'writer', ARGV[1], 'v', ARGV[2], 'topic', ARGV[3],

@@ -13,7 +13,7 @@
 mod look;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::{AtomicI64, Ordering},
 };
 
@@ -31,8 +31,11 @@ use crate::{
 
 pub use self::look::{OpenBoundary, WindowsLook, look};
 
-/// Version of everything under a partition's tag.
-const VERSION: u32 = 1;
+/// Version of everything under a partition's tag. Since version 2 the log has its messages in frames of version 2.
+const VERSION: u32 = 2;
+
+/// The first version that this release reads, and goes on with.
+const FIRST_VERSION: u32 = 1;
 
 /// A repeat of a message sent at once is dropped within this many milliseconds.
 const REPEAT_SPAN_MS: i64 = 600_000;
@@ -197,7 +200,7 @@ impl WindowStore {
             incarnation,
             applied,
             closed: closed.and_then(|closed| closed.parse().ok()).map(Millis),
-            readable: version == Some(VERSION),
+            readable: version.is_some_and(|version| (FIRST_VERSION..=VERSION).contains(&version)),
         })
     }
 
@@ -290,50 +293,40 @@ impl WindowStore {
 
     /// The call of the script, written at once into the bytes that are sent: nothing is copied once more for a message.
     fn apply_call(&self, plan: &Plan, to: i64, closed: Option<Millis>, rule: &WindowRule) -> Cmd {
-        let filters = filter_buckets(&plan.at_once);
-        let of_chat = |chat: &ChatAppend| -> Vec<String> {
-            chat.windows.iter().map(|window| chat.name(window)).collect()
-        };
-        let names: Vec<Vec<String>> = plan.chats.iter().map(of_chat).collect();
-        let windows: usize = names.iter().map(Vec::len).sum();
+        let filters = numbered(filter_buckets(&plan.at_once));
+        let windows = || plan.chats.iter().flat_map(|chat| chat.windows.iter().map(move |each| (chat, each)));
+        let boundaries = numbered(windows().map(|(_, window)| window.window.end));
         let mut call = redis::cmd("EVALSHA");
-        call.arg(self.scripts.apply.get_hash()).arg(3 + filters.len() + 3 * windows);
+        let keys = 3 + filters.len() + boundaries.len() + 2 * windows().count();
+        call.arg(self.scripts.apply.get_hash()).arg(keys);
         call.arg(self.owner()).arg(self.key("open")).arg(self.key("parts"));
         for bucket in filters.keys() {
             call.arg(self.key(&format!("seen:{bucket}")));
         }
-        self.add_window_keys(&mut call, plan, names.iter().flatten());
+        for boundary in boundaries.keys() {
+            call.arg(self.due_key(*boundary));
+        }
+        let [log, index] = self.window_keys("");
+        for name in windows().map(|(chat, window)| chat.name(window)) {
+            call.arg(format!("{log}{name}")).arg(format!("{index}{name}"));
+        }
         call.arg(&self.token).arg(self.applied.load(Ordering::Acquire));
         call.arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
         call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
-        call.arg(filters.len()).arg(plan.at_once.len()).arg(plan.chats.len());
+        call.arg(filters.len()).arg(plan.at_once.len()).arg(boundaries.len());
+        call.arg(log.len()).arg(plan.chats.len());
+        for boundary in boundaries.keys() {
+            call.arg(boundary.0);
+        }
         for message in &plan.at_once {
             let bucket = message.arrived.0.div_euclid(REPEAT_SPAN_MS);
             call.arg(filters[&bucket]).arg(filters[&(bucket - 1)]);
             call.arg(&message.repeat_key).arg(message.offset).arg(message.arrived.0);
         }
-        for (chat, names) in plan.chats.iter().zip(&names) {
-            add_chat(&mut call, chat, names);
+        for chat in &plan.chats {
+            add_chat(&mut call, chat, &boundaries);
         }
         call
-    }
-
-    /// Adds log, index and due of each window of a plan, by their names. There are so many that no text is made for each.
-    fn add_window_keys<'n>(&self, call: &mut Cmd, plan: &Plan, names: impl Iterator<Item = &'n String>) {
-        let mut stems = ["w:", "i:"].map(|kind| {
-            let stem = self.key(kind);
-            (stem.len(), stem)
-        });
-        let mut due = BTreeMap::new();
-        for (name, window) in names.zip(plan.chats.iter().flat_map(|chat| &chat.windows)) {
-            for (stem, key) in &mut stems {
-                key.truncate(*stem);
-                key.push_str(name);
-                call.arg(key.as_str());
-            }
-            let boundary = window.window.end;
-            call.arg(due.entry(boundary).or_insert_with(|| self.due_key(boundary)).as_str());
-        }
     }
 
     /// The boundaries at which windows are open, with the first offset of the oldest.
@@ -458,10 +451,10 @@ impl WindowStore {
     }
 }
 
-fn add_chat(call: &mut Cmd, chat: &ChatAppend, names: &[String]) {
+fn add_chat(call: &mut Cmd, chat: &ChatAppend, boundaries: &BTreeMap<Millis, usize>) {
     call.arg(chat.windows.len());
-    for (window, name) in chat.windows.iter().zip(names) {
-        call.arg(name).arg(window.window.end.0);
+    for window in &chat.windows {
+        call.arg(boundaries[&window.window.end]);
     }
     call.arg(chat.details.len());
     for (fingerprint, frame) in &chat.details {
@@ -474,14 +467,14 @@ fn add_chat(call: &mut Cmd, chat: &ChatAppend, names: &[String]) {
     }
 }
 
-/// The keys of the filter for repeats that a batch touches, by their ten minutes, each with its number from 1: those
-/// of each message's arrival, and the ones before.
-fn filter_buckets(at_once: &[AtOnce]) -> BTreeMap<i64, usize> {
+/// The keys of the filter for repeats that a batch touches, by their ten minutes: those of each message's arrival, and
+/// the ones before.
+fn filter_buckets(at_once: &[AtOnce]) -> impl Iterator<Item = i64> {
     let present = at_once.iter().map(|message| message.arrived.0.div_euclid(REPEAT_SPAN_MS));
-    let mut buckets: BTreeMap<i64, usize> =
-        present.flat_map(|bucket| [(bucket - 1, 0), (bucket, 0)]).collect();
-    for (number, index) in buckets.values_mut().zip(1..) {
-        *number = index;
-    }
-    buckets
+    present.flat_map(|bucket| [bucket - 1, bucket])
+}
+
+/// Distinct things in their order, each with its number from 1.
+fn numbered<T: Ord>(things: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
+    things.collect::<BTreeSet<T>>().into_iter().zip(1..).collect()
 }
