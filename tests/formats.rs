@@ -5,15 +5,19 @@
 #![allow(clippy::format_collect, reason = "a recording is short")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
 
-use std::{collections::BTreeMap, fmt::Debug, fs, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Debug, fs, path::PathBuf, time::Duration};
 
 use bundlehook::{
+    flow::window_to_bundle::{Bundler, Occasion, WindowContent},
     model::{
+        bundle::Source,
         edit::EditClaim,
         health::{Health, Notice, NoticeKind},
+        history::{Directory, Place},
         ids::WebhookId,
         time::Millis,
         webhook::Activation,
+        window::{Granularity, WindowKey, WindowRule},
     },
     wire::{
         attempt, bundle,
@@ -71,8 +75,8 @@ const TEXTS: &[(&str, ReadText, Option<&str>)] = &[
     ("redis-edit-claim", |text| meaning(serde_json::from_str::<EditClaim>(text)), None),
 ];
 
-/// Each format that is bytes, in hexadecimal digits. All are in Redis. The first and the last are versioned by the state
-/// of their partition, the log's entries by the name of their key.
+/// Each format that is bytes, in hexadecimal digits. All are in Redis. Those of windows and the first are versioned by the
+/// state of their partition, the log's entries by the name of their key.
 const BYTES: &[(&str, ReadBytes)] = &[
     ("redis-parked", |bytes| meaning(waiting::decode_parked(bytes))),
     ("redis-log-entry", |bytes| meaning(log_entry::decode(bytes))),
@@ -218,4 +222,33 @@ fn frames(at: usize, text: &str) -> Vec<u8> {
         .iter()
         .flat_map(window_log::encode)
         .collect()
+}
+
+#[test]
+fn a_log_of_version_1_becomes_the_same_bundle() {
+    let webhook = r#"{"webhook_id": "wh", "workspace_id": "ws-acme", "url": "https://crm.example/", "granularity": "1h",
+        "owner": {"full_name": "Amnon", "email": "amnon@acme.example"}}"#;
+    let webhook = settings::decode(webhook.as_bytes()).unwrap();
+    let mut directory = Directory::default();
+    directory.change(Place { at: Millis(0), offset: 0 }, &webhook.webhook_id.clone(), Some(webhook));
+    let source = Source { topic_id: "topic".to_owned(), partition: 3 };
+    let bundler = Bundler { directory: &directory, source: &source, product: "TimelinesAI" };
+    let arrived = Millis(1_614_183_930_000);
+    let key = WindowKey {
+        window: WindowRule::new(Duration::from_hours(1), Duration::ZERO, Duration::ZERO)
+            .window(Granularity::OneHour, arrived),
+        workspace: "ws-acme".to_owned(),
+        chat: "10010001".to_owned(),
+    };
+    let bundle_of = |log: &[u8]| {
+        let occasion = Occasion::Sealed { by: 9, boundary: key.window.start };
+        let content = WindowContent { key: &key, part: 0, occasion, log };
+        bundler.bundles(&content).unwrap().records.remove(0)
+    };
+    let logs = ["redis-window", "redis-window-2"].map(|name| digits_to_bytes(&recording(name, "hex")[0]));
+    let [first, second] = [0, 1].map(|version: usize| bundle_of(&logs[version]));
+    assert_eq!((first.head, first.body), (second.head, second.body));
+    let both = bundle_of(&logs.concat());
+    let body: Value = serde_json::from_slice(&both.body).unwrap();
+    assert_eq!((both.head.messages, &body["messages"][0]), (2, &body["messages"][1]));
 }

@@ -1,8 +1,8 @@
 //! Rounds, in each of which the floor and the program have their turns.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::figure::{Figure, Measure};
 
@@ -25,6 +25,9 @@ pub trait Rounds {
     async fn program(&mut self) -> Vec<f64>;
 }
 
+/// Of all figures that are measured side by side.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
 /// How often a figure is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -38,7 +41,7 @@ pub struct Plan {
 pub async fn measure<R: Rounds>(mut measured: R, plan: Plan) -> Figure {
     let mut figure = Figure { name: R::NAME, measures: measured.measures() };
     let first = usize::from(!plan.warm_up);
-    let bar = ProgressBar::new(3 * (plan.rounds + 1 - first) as u64).with_prefix(R::NAME);
+    let bar = BARS.add(ProgressBar::new(3 * (plan.rounds + 1 - first) as u64)).with_prefix(R::NAME);
     let style = ProgressStyle::with_template("{prefix:>9} {bar:30} {msg} {elapsed}");
     bar.set_style(style.expect("the template is valid"));
     bar.enable_steady_tick(Duration::from_secs(1));
@@ -56,7 +59,7 @@ pub async fn measure<R: Rounds>(mut measured: R, plan: Plan) -> Figure {
         let program = measured.program().await;
         if round > 0 {
             figure.take(&floor, &program);
-            bar.suspend(|| eprintln!("{}, {title}: {}", R::NAME, figure.latest()));
+            BARS.suspend(|| eprintln!("{}, {title}: {}", R::NAME, figure.latest()));
         }
     }
     bar.finish_and_clear();

@@ -73,7 +73,7 @@ pub struct Message<'a> {
     pub permalink: Option<Cow<'a, str>>,
 }
 
-/// A chat (its title) or a teammate (name in the inbox).
+/// A chat (its title) or a teammate (name in the inbox). Stored in logs of windows as it stands here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party<'a> {
     /// Name as displayed.
@@ -92,7 +92,7 @@ impl Party<'_> {
     }
 }
 
-/// Which way a message went.
+/// Which way a message went. Stored in logs of windows by the order of its variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {

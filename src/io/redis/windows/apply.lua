@@ -82,7 +82,7 @@ local function append(log, index, boundary, messages)
   end
   if first then
     call('APPEND', log, join(buffer))
-    if meta[1] and part == tonumber(meta[3]) and chat == meta[4] then
+    if part == tonumber(meta[3]) and chat == meta[4] then
       call('HSET', index, '#n', count, '#b', bytes)
     else
       call('HSET', index, '#n', count, '#b', bytes, '#p', part, '#c', chat)

@@ -306,15 +306,20 @@ impl WindowStore {
         for boundary in boundaries.keys() {
             call.arg(self.due_key(*boundary));
         }
-        let [log, index] = self.window_keys("");
+        let mut keys_of_window = self.window_keys("");
+        let name_at = keys_of_window[0].len();
         for name in windows().map(|(chat, window)| chat.name(window)) {
-            call.arg(format!("{log}{name}")).arg(format!("{index}{name}"));
+            for key in &mut keys_of_window {
+                key.truncate(name_at);
+                key.push_str(&name);
+                call.arg(key.as_str());
+            }
         }
         call.arg(&self.token).arg(self.applied.load(Ordering::Acquire));
         call.arg(to).arg(closed.map(|closed| closed.0.to_string()).unwrap_or_default());
         call.arg(rule.part_messages).arg(rule.part_bytes).arg(REPEAT_SPAN_MS).arg(3 * REPEAT_SPAN_MS);
         call.arg(filters.len()).arg(plan.at_once.len()).arg(boundaries.len());
-        call.arg(log.len()).arg(plan.chats.len());
+        call.arg(name_at).arg(plan.chats.len());
         for boundary in boundaries.keys() {
             call.arg(boundary.0);
         }
