@@ -264,6 +264,17 @@ impl Poller {
         drop(assigned);
         self.set_paused(&to_pause, true);
         self.set_paused(&to_resume, false);
+        to_resume.into_iter().for_each(|partition| self.wake_fetching(partition));
+    }
+
+    /// Where every partition of a broker is paused, librdkafka's thread for it sleeps up to a second, and nothing tells it
+    /// that one is resumed. A request does: the answer is of no use.
+    fn wake_fetching(&self, partition: i32) {
+        let (consumer, topic) = (Arc::downgrade(&self.consumer), self.consumer.context().topic.clone());
+        self.consumer.context().runtime.spawn_blocking(move || {
+            let consumer = consumer.upgrade()?;
+            consumer.fetch_watermarks(&topic, partition, REQUEST_WAIT).ok()
+        });
     }
 
     fn set_paused(&self, partitions: &[i32], paused: bool) {
