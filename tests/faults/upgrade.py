@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from rows import Row
@@ -10,6 +11,9 @@ from system import Plan, System
 UPGRADED = "replaced by this release"
 BACK = "put back to the other release"
 BESIDE = "both releases side by side"
+ANEW = "state of a later version built anew"
+
+REBUILT = 'bundlehook_claims_total{role="aggregate",state="rebuilt"}'
 
 
 def row(new: Path) -> Row:
@@ -23,20 +27,25 @@ def row(new: Path) -> Row:
 def _upgrade(system: System, new: Path) -> None:
     old = system.binary
     system.pass_time(5)
-    while system.loading:
-        _replace(system, new, UPGRADED)
-        _replace(system, old, BACK)
-    # What is left is brought to its end by this release.
     _replace(system, new, UPGRADED)
+    back_since, anew = time.time(), 0.0
+    while system.loading:
+        _replace(system, old, BACK)
+        anew += _replace(system, new, UPGRADED)
+    if anew:
+        # With a state that the other release can't read it also loses which messages were sent at once.
+        system.fault(ANEW, back_since, time.time(), 0, forgets=True)
 
 
-def _replace(system: System, binary: Path, moment: str) -> None:
-    """Does as docs/operations.md says: first the topics, then one process after the other."""
+def _replace(system: System, binary: Path, moment: str) -> float:
+    """Does as docs/operations.md says: first the topics, then one process after the other. How many states those that are
+    replaced have built anew."""
     system.binary = binary
     system.tool("topics", "--partitions", str(system.plan.partitions))
-    left = system.random.sample(system.processes, len(system.processes))
+    left, anew = system.random.sample(system.processes, len(system.processes)), 0.0
     while left:
         process = left.pop()
+        anew += process.sum(REBUILT)
         system.terminate(process)
         system.start(process)
         system.until(f"{process.name} to be ready", 60, process.is_ready)
@@ -44,3 +53,4 @@ def _replace(system: System, binary: Path, moment: str) -> None:
         if any(other.role == process.role for other in left):
             system.hit(BESIDE)
         system.pass_time(system.random.uniform(0.5, 3))
+    return anew

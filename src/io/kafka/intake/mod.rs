@@ -264,7 +264,9 @@ impl Poller {
         drop(assigned);
         self.set_paused(&to_pause, true);
         self.set_paused(&to_resume, false);
-        to_resume.into_iter().for_each(|partition| self.wake_fetching(partition));
+        for partition in to_resume {
+            self.wake_fetching(partition);
+        }
     }
 
     /// Where every partition of a broker is paused, librdkafka's thread for it sleeps up to a second, and nothing tells it
