@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from rig import Broken
 from rows import Row
 from system import Plan, System
 
@@ -25,16 +26,24 @@ def row(new: Path) -> Row:
 
 
 def _upgrade(system: System, new: Path) -> None:
-    old = system.binary
+    old, since = system.binary, time.time()
     system.pass_time(5)
-    _replace(system, new, UPGRADED)
-    back_since, anew = time.time(), 0.0
+    before = _version(system)
+    anew = _replace(system, new, UPGRADED)
+    differs = _version(system) != before
     while system.loading:
-        _replace(system, old, BACK)
+        anew += _replace(system, old, BACK)
         anew += _replace(system, new, UPGRADED)
+    if anew and not differs:
+        raise Broken(f"{anew:.0f} states of windows were built anew, though both releases have version {before}")
     if anew:
         # With a state that the other release can't read it also loses which messages were sent at once.
-        system.fault(ANEW, back_since, time.time(), 0, forgets=True)
+        system.fault(ANEW, since, since, 0, forgets=True)
+
+
+def _version(system: System) -> str | None:
+    """Of the state of windows in Redis."""
+    return system.rig.redis_value("HGET", f"{{{system.prefix}me:0}}:owner", "v")
 
 
 def _replace(system: System, binary: Path, moment: str) -> float:

@@ -52,6 +52,9 @@ const BATCH_BYTES: usize = 512 * 1024;
 const POLL_WAIT: Duration = Duration::from_millis(20);
 /// Longest wait for a broker's answer.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
+/// The same for a request that only wakes: as long as a fetch before it may take, since librdkafka cuts the connection of a
+/// request that times out.
+const WAKE_WAIT: Duration = Duration::from_mins(1);
 
 /// Starts the work on a partition; the future ends when the feed does.
 pub type SpawnWorker = Box<dyn Fn(PartitionFeed) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
@@ -264,9 +267,6 @@ impl Poller {
         drop(assigned);
         self.set_paused(&to_pause, true);
         self.set_paused(&to_resume, false);
-        for partition in to_resume {
-            self.wake_fetching(partition);
-        }
     }
 
     /// Where every partition of a broker is paused, librdkafka's thread for it sleeps up to a second, and nothing tells it
@@ -275,7 +275,7 @@ impl Poller {
         let (consumer, topic) = (Arc::downgrade(&self.consumer), self.consumer.context().topic.clone());
         self.consumer.context().runtime.spawn_blocking(move || {
             let consumer = consumer.upgrade()?;
-            consumer.fetch_watermarks(&topic, partition, REQUEST_WAIT).ok()
+            consumer.fetch_watermarks(&topic, partition, WAKE_WAIT).ok()
         });
     }
 
@@ -290,6 +290,10 @@ impl Poller {
         let result = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
         if let Err(error) = result {
             warn!(%error, paused, "a partition could not be paused or resumed");
+        } else if !paused {
+            for partition in partitions {
+                self.wake_fetching(*partition);
+            }
         }
     }
 
