@@ -53,6 +53,13 @@ pub struct LoggedMessage<'a> {
     pub is_new_chat: bool,
     /// Its own link.
     pub permalink: Option<&'a str>,
+    #[serde(borrow)]
+    object: MessageObject<'a>,
+}
+
+/// The message object, without its timestamp.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct MessageObject<'a> {
     direction: Direction,
     #[serde(borrow)]
     message_id: Cow<'a, str>,
@@ -133,24 +140,27 @@ impl<'a> LoggedMessage<'a> {
             nanos: timestamp.timestamp_subsec_nanos(),
             is_new_chat: event.chat.is_new_chat,
             permalink: permalink.as_deref(),
-            direction: *direction,
-            message_id: Cow::Borrowed(message_id),
-            sender: sender.borrowed(),
-            recipient: recipient.borrowed(),
-            text: Cow::Borrowed(text),
+            object: MessageObject {
+                direction: *direction,
+                message_id: Cow::Borrowed(message_id),
+                sender: sender.borrowed(),
+                recipient: recipient.borrowed(),
+                text: Cow::Borrowed(text),
+            },
         }
     }
 
     /// The message, as in a body.
     #[must_use]
     pub fn message(&self) -> Message<'_> {
+        let MessageObject { direction, message_id, sender, recipient, text } = &self.object;
         Message {
-            direction: self.direction,
+            direction: *direction,
             timestamp: DateTime::<Utc>::from_timestamp(self.seconds, self.nanos).unwrap_or_default(),
-            message_id: Cow::Borrowed(&self.message_id),
-            sender: self.sender.borrowed(),
-            recipient: self.recipient.borrowed(),
-            text: Cow::Borrowed(&self.text),
+            message_id: Cow::Borrowed(message_id),
+            sender: sender.borrowed(),
+            recipient: recipient.borrowed(),
+            text: Cow::Borrowed(text),
             permalink: self.permalink.map(Cow::Borrowed),
         }
     }
@@ -167,33 +177,9 @@ impl<'a> TryFrom<MessageWithObject<'a>> for LoggedMessage<'a> {
 
     /// Fails if the object is not that of a message.
     fn try_from(logged: MessageWithObject<'a>) -> Result<Self, serde_json::Error> {
-        #[derive(Deserialize)]
-        struct Object<'a> {
-            direction: Direction,
-            #[serde(borrow)]
-            message_id: Cow<'a, str>,
-            #[serde(borrow)]
-            sender: Party<'a>,
-            #[serde(borrow)]
-            recipient: Party<'a>,
-            #[serde(borrow)]
-            text: Cow<'a, str>,
-        }
         let MessageWithObject { offset, arrived, seconds, nanos, is_new_chat, permalink, object } = logged;
-        let Object { direction, message_id, sender, recipient, text } = serde_json::from_str(object)?;
-        Ok(Self {
-            offset,
-            arrived,
-            seconds,
-            nanos,
-            is_new_chat,
-            permalink,
-            direction,
-            message_id,
-            sender,
-            recipient,
-            text,
-        })
+        let object = serde_json::from_str(object)?;
+        Ok(Self { offset, arrived, seconds, nanos, is_new_chat, permalink, object })
     }
 }
 
@@ -212,7 +198,7 @@ pub fn encode(frame: &Frame<'_>) -> Vec<u8> {
     let room = match frame {
         Frame::ChatV1(_) => 256,
         Frame::MessageV1(message) => message.object.len() + 128,
-        Frame::MessageV2(message) => message.text.len() + 192,
+        Frame::MessageV2(message) => message.object.text.len() + 192,
     };
     postcard::to_extend(frame, Vec::with_capacity(room)).expect("texts, numbers and options always serialise")
 }
